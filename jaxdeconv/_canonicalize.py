@@ -1,0 +1,217 @@
+"""Arguments as users write them, made into static tuples, arrays and dtypes. Every shared error message is here.
+
+Nothing here touches an array's values or traces anything; a convention's own rules are in its front-end.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export, lax
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxdeconv._lowerings import Implementation
+from jaxdeconv._trilinear import Options
+
+ErrorType: TypeAlias = type[ValueError] | type[TypeError]
+Precision: TypeAlias = str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | None
+T = TypeVar("T")
+
+# Strides, dilations and output sizes are 32-bit in TensorFlow's ops; past 64 bits XLA could not hold the products.
+LARGEST = 2**31 - 1
+
+
+def error(kind: ErrorType, function: str, rule: str, name: str, value: object, advice: str) -> Exception:
+    """The one form of every rejection: `{function}: {rule}, got {name}={value}; {what to do}`."""
+    return kind(f"{function}: {rule}, got {name}={describe(value)}; {advice}")
+
+
+def describe(value: object) -> str:
+    """A short text of any value: arrays of any size by type and shape."""
+    if isinstance(value, jax.core.Tracer):
+        return f"a traced {value.dtype}{list(value.shape)}"
+    if isinstance(value, jax.Array | np.ndarray) and value.size > 8:
+        return f"an array {value.dtype}{list(value.shape)}"
+    if isinstance(value, jax.Array | np.ndarray):
+        return repr(np.asarray(value).tolist())
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}... of type {type(value).__name__}"
+
+
+def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtype[Any]]) -> jax.Array:
+    """A jax array of one of the dtypes, from a jax or numpy array or an object that holds one (`__jax_array__`)."""
+    if not isinstance(value, jax.Array):
+        if not (isinstance(value, np.ndarray) and value.dtype.kind in "biufcV") and not hasattr(value, "__jax_array__"):
+            raise error(TypeError, function, f"{name} must be an array", name, value, f"pass jax.numpy.asarray({name})")
+        value = jnp.asarray(value)
+    if value.dtype not in dtypes:
+        names = ", ".join(dtype.name for dtype in dtypes)
+        raise error(
+            TypeError,
+            function,
+            f"the dtype of {name} must be one of {names}",
+            f"{name}.dtype",
+            str(value.dtype),
+            f"convert with {name}.astype(...)",
+        )
+    return value
+
+
+def rank(function: str, name: str, value: jax.Array, axes: str, advice: str) -> None:
+    """Requires value to have the rank that the axes spell, as in "[batch, width, in]"."""
+    expected = axes.count(",") + 1
+    if value.ndim != expected:
+        raise error(ValueError, function, f"{name} must have rank {expected}, {axes}", f"{name}.shape", value.shape, advice)
+
+
+def same_dtype(function: str, x_name: str, x: jax.Array, w_name: str, w: jax.Array) -> None:
+    if x.dtype != w.dtype:
+        raise error(
+            TypeError,
+            function,
+            f"{x_name} and {w_name} must have one dtype and {x_name} has {x.dtype}",
+            f"{w_name}.dtype",
+            str(w.dtype),
+            "convert one with .astype(...); nothing is promoted to a wider dtype",
+        )
+
+
+def choice(function: str, name: str, value: T, allowed: Collection[T], hint: str = "pass one of these") -> T:
+    """Requires value to be one of the allowed ones: equal and of the same type, so that 0 is not False."""
+    if not any(isinstance(value, type(each)) and value == each for each in allowed):
+        wanted = " or ".join(map(repr, allowed))
+        kind: ErrorType = ValueError if isinstance(value, str) else TypeError
+        raise error(kind, function, f"{name} must be {wanted}", name, value, hint)
+    return value
+
+
+def integer(function: str, name: str, value: object, whole: object = None) -> int:
+    """A static int, or a symbolic size of jax.export, from whatever can be one without loss. `whole` is what the user passed."""
+    shown = value if whole is None else whole
+    if isinstance(value, jax.core.Tracer):
+        raise error(
+            TypeError,
+            function,
+            f"{name} must be static, since it sets shapes",
+            name,
+            shown,
+            "pass Python integers: from x.shape, or through static_argnames of jax.jit",
+        )
+    if export.is_symbolic_dim(value):  # type: ignore[arg-type]
+        return value  # type: ignore[return-value]  # it has the arithmetic of an int
+    scalar = isinstance(value, int | np.integer) or (
+        isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
+    )
+    if isinstance(value, bool) or not scalar:
+        raise error(TypeError, function, f"{name} must be of integers", name, shown, "pass Python or numpy integers")
+    return operator.index(value)  # type: ignore[arg-type]
+
+
+def integers(function: str, name: str, value: object) -> tuple[int, ...]:
+    """A tuple of static integers from a list, a tuple, or a numpy or concrete jax array of one dimension."""
+    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+        host = np.asarray(value)
+        if host.ndim > 1:
+            raise error(ValueError, function, f"{name} must be one-dimensional", name, value, "pass a list of integers")
+        entries: tuple[object, ...] = tuple(host.reshape(-1))
+    elif isinstance(value, list | tuple):
+        entries = tuple(value)
+    else:
+        return (integer(function, name, value),)
+    return tuple(integer(function, name, entry, whole=value) for entry in entries)
+
+
+def spatial(function: str, name: str, value: object, ndim: int, channels_last: bool) -> tuple[int, ...]:
+    """One positive int per spatial dimension, from an int or from 1, ndim or ndim + 2 entries, the last in data_format order."""
+    entries = integers(function, name, value)
+    lengths = sorted({1, ndim, ndim + 2})
+    if len(entries) not in lengths:
+        wanted = " or ".join(map(str, lengths))
+        raise error(ValueError, function, f"{name} must be an int or have length {wanted}", name, value, "pass an int")
+    if len(entries) == ndim + 2:
+        entries, others = (entries[1:-1], (entries[0], entries[-1])) if channels_last else (entries[2:], entries[:2])
+        if others != (1, 1):
+            order = "[1, ..., 1], channels last" if channels_last else "[1, 1, ...], channels first"
+            raise error(
+                ValueError,
+                function,
+                f"{name} must be 1 for batch and channels",
+                name,
+                value,
+                f"pass an int, or {order} as data_format says",
+            )
+    if not all(isinstance(entry, int) and 1 <= entry <= LARGEST for entry in entries):
+        raise error(ValueError, function, f"{name} must be from 1 to {LARGEST}", name, value, "pass a positive integer")
+    return entries * ndim if len(entries) == 1 else entries
+
+
+@lru_cache
+def _lax_takes(precision: Any) -> bool:
+    operand = np.zeros((1, 1, 1), np.float32)
+    try:
+        jax.eval_shape(lambda x: lax.conv_general_dilated(x, x, (1,), "VALID", precision=precision), operand)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def options(
+    function: str,
+    x: jax.Array,
+    name: object,
+    precision: object,
+    preferred_element_type: DTypeLike | None,
+    implementation: object,
+    forward_mode: object,
+) -> Options:
+    """The arguments that every front-end ends with."""
+    if name is None:
+        name = function
+    elif not isinstance(name, str) or not name:
+        raise error(TypeError, function, "name must be a string or None", "name", name, "it labels the op in profiles")
+    if precision is not None:
+        if isinstance(precision, list):
+            precision = tuple(precision)
+        try:
+            valid = _lax_takes(precision)
+        except TypeError:  # unhashable
+            valid = False
+        if not valid:
+            raise error(
+                ValueError,
+                function,
+                "precision must be one that lax.conv_general_dilated takes",
+                "precision",
+                precision,
+                "pass None, 'default', 'high', 'highest', a jax.lax.Precision, or a pair of these for input and filters",
+            )
+    dtype = x.dtype if preferred_element_type is None else _result_dtype(function, x, preferred_element_type)
+    if implementation is not None:
+        choice(function, "implementation", implementation, (None, *get_args(Implementation)), "pass None to have it chosen")
+    choice(function, "forward_mode", forward_mode, (False, True))
+    return Options(name, dtype, precision, implementation, forward_mode)  # type: ignore[arg-type]
+
+
+def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:
+    try:
+        dtype = jax.dtypes.canonicalize_dtype(preferred)
+    except TypeError:
+        dtype = None
+    kinds = (jnp.complexfloating, jnp.floating, jnp.signedinteger)
+    kind = next(kind for kind in kinds if jnp.issubdtype(x.dtype, kind))
+    if dtype is None or not jnp.issubdtype(dtype, kind) or (kind is jnp.signedinteger and dtype.itemsize < x.dtype.itemsize):
+        raise error(
+            TypeError,
+            function,
+            f"preferred_element_type must be a dtype of the kind of {x.dtype}, and no narrower for integers",
+            "preferred_element_type",
+            preferred,
+            "pass None for the dtype of the input",
+        )
+    return dtype

@@ -1,0 +1,93 @@
+"""Lowering "dilated": each contraction is one `lax.conv_general_dilated`. Covers every geometry and is the reference for the others.
+
+With ke = (k-1)*d + 1, and "full" padding meaning the ke-1 zeros on each side that let the window hang over by all but one sample:
+
+| contraction | lhs, rhs    | window_strides | lhs_dilation | rhs_dilation | padding                        | groups              |
+| transpose   | x, rev(w)   | 1              | s            | d            | ke-1 - crop_lo, ke-1 - crop_hi | feature_group_count |
+| input_grad  | g, w        | s              | 1            | d            | crop_lo, crop_hi               | feature_group_count |
+| filter_grad | g, x        | d              | 1            | s            | crop_lo, crop_hi               | batch_group_count   |
+
+The sizes come out exactly: (L + crop_lo + crop_hi - ke) / s + 1 = W for the second and (ke - 1) / d + 1 = k for the third.
+The third is what sets the library apart: JAX derives it from the first as a convolution whose window is the whole zero-stuffed
+signal; here the window is x with its samples s apart, and nothing is stuffed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxdeconv._geometry import Geometry
+
+
+def _activation_spec(geometry: Geometry) -> tuple[int, ...]:
+    """Axes of x, y, g in lax's order: batch, feature, spatial."""
+    return (0, geometry.channel_axis, *geometry.spatial_axes)
+
+
+def _filter_spec(geometry: Geometry) -> tuple[int, ...]:
+    """Axes of w [*k, out / groups, in] in the order: out, in, spatial."""
+    n = geometry.ndim
+    return (n, n + 1, *range(n))
+
+
+def _swapped(spec: tuple[int, ...]) -> tuple[int, ...]:
+    return (spec[1], spec[0], *spec[2:])
+
+
+def _grouped_by_output(w: jax.Array, groups: int) -> jax.Array:
+    """[*k, O/G, G * I/G] -> [*k, G * O/G, I/G]: lax numbers the groups of a right-hand side along its output features."""
+    *kernel, out_per_group, in_channels = w.shape
+    split = w.reshape(*kernel, out_per_group, groups, in_channels // groups)
+    n = len(kernel)
+    return lax.transpose(split, (*range(n), n + 1, n, n + 2)).reshape(*kernel, groups * out_per_group, in_channels // groups)
+
+
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
+    if geometry.groups > 1:
+        w = _grouped_by_output(w, geometry.groups)
+    activations = _activation_spec(geometry)
+    return lax.conv_general_dilated(
+        x,
+        lax.rev(w, tuple(range(geometry.ndim))),
+        window_strides=(1,) * geometry.ndim,
+        padding=[(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)],
+        lhs_dilation=geometry.strides,
+        rhs_dilation=geometry.dilations,
+        dimension_numbers=lax.ConvDimensionNumbers(activations, _filter_spec(geometry), activations),
+        feature_group_count=geometry.groups,
+        **keywords,
+    )
+
+
+def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
+    activations = _activation_spec(geometry)
+    return lax.conv_general_dilated(
+        g,
+        w,
+        window_strides=geometry.strides,
+        padding=geometry.crops,
+        rhs_dilation=geometry.dilations,
+        dimension_numbers=lax.ConvDimensionNumbers(activations, _swapped(_filter_spec(geometry)), activations),
+        feature_group_count=geometry.groups,
+        **keywords,
+    )
+
+
+def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i], with the batch as the contracted feature."""
+    activations = _swapped(_activation_spec(geometry))
+    return lax.conv_general_dilated(
+        g,
+        x,
+        window_strides=geometry.dilations,
+        padding=geometry.crops,
+        rhs_dilation=geometry.strides,
+        dimension_numbers=lax.ConvDimensionNumbers(activations, activations, _filter_spec(geometry)),
+        batch_group_count=geometry.groups,
+        **keywords,
+    )

@@ -1,0 +1,140 @@
+"""The three contractions of a transposed convolution and their differentiation. All gradient rules of the library are here.
+
+With crop = crop_lo, a transposed convolution and its two gradients are the partial derivatives of one trilinear form
+
+    Phi(x, w, g) = sum over b, n, j, i, o of  x[b, n, i] * w[j, o, i] * g[b, n*s + j*d - crop, o]
+
+    transpose    T(x, w) = dPhi/dg     [b, W, i] [k, o, i] -> [b, L, o]
+    input_grad   C(g, w) = dPhi/dx     [b, L, o] [k, o, i] -> [b, W, i]
+    filter_grad  F(x, g) = dPhi/dw     [b, W, i] [b, L, o] -> [k, o, i]
+
+so <T(x, w), g> = <x, C(g, w)> = <w, F(x, g)> for every g. That is the whole derivation: the cotangent of y = T(x, w) is g, those of
+its arguments are C(g, w) and F(x, g). Nothing is conjugated, which is JAX's convention for holomorphic functions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import LOWERINGS, Contraction, Implementation
+from jaxdeconv._select import select
+
+
+class Options(NamedTuple):
+    """How to compute, as opposed to Geometry, which says what. Hashable."""
+
+    name: str
+    dtype: np.dtype[Any]  # of the result; never None, which numpy holds equal to float64
+    precision: Any = None
+    implementation: Implementation | None = None
+    forward_mode: bool = False
+
+
+def _accumulated(dtype: Any) -> np.dtype[Any]:
+    """The dtype that sums of products of this dtype are formed in."""
+    return jnp.dtype(jnp.float32 if dtype in (jnp.float16, jnp.bfloat16) else dtype)
+
+
+def _contract(
+    contraction: Contraction,
+    lhs: jax.Array,
+    rhs: jax.Array,
+    geometry: Geometry,
+    options: Options,
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Any = None,
+) -> jax.Array:
+    """Runs the selected lowering, with operands of one dtype and a wide accumulator."""
+    if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shape)):
+        return jnp.zeros(shape, dtype)
+    accumulator = max((_accumulated(each) for each in (lhs.dtype, rhs.dtype, dtype)), key=lambda each: each.itemsize)
+    # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
+    # differentiate a convolution that accumulates in another dtype than that of its operands.
+    if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
+        lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
+    lowering = LOWERINGS[contraction, select(contraction, geometry, options.implementation)]
+    result = lowering(
+        lhs,
+        rhs,
+        geometry,
+        precision=options.precision,
+        preferred_element_type=accumulator,
+        out_sharding=sharding,
+    )
+    return result.astype(dtype)
+
+
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    """T(x, w), in options.dtype; every JAX transformation applies to it."""
+    shape = geometry.output_shape(x.shape, w.shape)
+    return _contract("transpose", x, w, geometry, options, shape, options.dtype)
+
+
+def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
+    """C(g, w), of the shape, dtype and sharding of x, which is `like`."""
+    return _contract("input_grad", g, w, geometry, options, like.shape, like.dtype, jax.typeof(like).sharding)
+
+
+def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
+    """F(x, g), of the shape, dtype and sharding of w, which is `like`."""
+    return _contract("filter_grad", x, g, geometry, options, like.shape, like.dtype, jax.typeof(like).sharding)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _transpose_vjp(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    return transpose(x, w, geometry, options)
+
+
+def _forward(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return transpose(x, w, geometry, options), (x, w)
+
+
+def _backward(
+    geometry: Geometry, options: Options, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # Undecorated contractions, here and in _forward: JAX differentiates the rules themselves for second derivatives, in either mode.
+    x, w = residuals
+    return input_grad(g, w, geometry, options, like=x), filter_grad(x, g, geometry, options, like=w)
+
+
+_transpose_vjp.defvjp(_forward, _backward)
+
+
+def _same_varying_axes(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Casts both to vary over the same mesh axes of a `jax.shard_map`, as lax does to the operands of its own functions.
+
+    A custom_vjp rule must return cotangents that vary as its arguments do. F(x, g) varies with x; the cast makes w so too, and the
+    derivative of the cast is the sum over the axes that a replicated w needs.
+    """
+
+    def varying(a: jax.Array) -> Any:
+        kind = jax.typeof(a)
+        return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # renamed after jax 0.8, as was pvary
+
+    def vary(a: jax.Array) -> jax.Array:
+        missing = tuple((varying(x) | varying(w)) - varying(a))
+        if missing:
+            a = lax.pcast(a, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, missing)  # type: ignore[attr-defined]
+        return a
+
+    return vary(x), vary(w)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def conv_transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    """T(x, w) under `options.name`, with the gradient rules unless forward_mode; the one entry for every front-end.
+
+    Jitted here, with static geometry, because an eager call of a custom_vjp costs 100 times a cached jitted one.
+    """
+    with jax.named_scope(options.name):
+        if options.forward_mode:
+            return transpose(x, w, geometry, options)
+        return _transpose_vjp(*_same_varying_axes(x, w), geometry, options)
