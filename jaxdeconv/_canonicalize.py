@@ -47,9 +47,13 @@ def describe(value: object) -> str:
 def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtype[Any]]) -> jax.Array:
     """A jax array of one of the dtypes, from a jax or numpy array or an object that holds one (`__jax_array__`)."""
     if not isinstance(value, jax.Array):
-        if not (isinstance(value, np.ndarray) and value.dtype.kind in "biufcV") and not hasattr(value, "__jax_array__"):
-            raise error(TypeError, function, f"{name} must be an array", name, value, f"pass jax.numpy.asarray({name})")
-        value = jnp.asarray(value)
+        try:
+            if not isinstance(value, np.ndarray) and not hasattr(value, "__jax_array__"):
+                raise TypeError("a list or a scalar, say, of which jax.numpy would guess the dtype")
+            value = jnp.asarray(value)
+        except TypeError as cause:
+            advice = f"pass a jax or numpy array of numbers, such as jax.numpy.asarray({name})"
+            raise error(TypeError, function, f"{name} must be an array", name, value, advice) from cause
     if value.dtype not in dtypes:
         names = ", ".join(dtype.name for dtype in dtypes)
         raise error(
@@ -61,6 +65,12 @@ def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtyp
             f"convert with {name}.astype(...)",
         )
     return value
+
+
+def axis_names(ndim: int, channels_last: bool, channels: str) -> str:
+    """As in "[batch, width, in]"."""
+    spatial = ("depth", "height", "width")[-ndim:]
+    return f"[{', '.join(('batch', *spatial, channels) if channels_last else ('batch', channels, *spatial))}]"
 
 
 def rank(function: str, name: str, value: jax.Array, axes: str, advice: str) -> None:
@@ -137,15 +147,10 @@ def spatial(function: str, name: str, value: object, ndim: int, channels_last: b
     if len(entries) == ndim + 2:
         entries, others = (entries[1:-1], (entries[0], entries[-1])) if channels_last else (entries[2:], entries[:2])
         if others != (1, 1):
-            order = "[1, ..., 1], channels last" if channels_last else "[1, 1, ...], channels first"
-            raise error(
-                ValueError,
-                function,
-                f"{name} must be 1 for batch and channels",
-                name,
-                value,
-                f"pass an int, or {order} as data_format says",
-            )
+            letters = ", ".join("s" * ndim)
+            order = f"[1, {letters}, 1] for channels last" if channels_last else f"[1, 1, {letters}] for channels first"
+            rule = f"{name} must be 1 for batch and channels"
+            raise error(ValueError, function, rule, name, value, f"pass an int, or {order} as data_format says")
     if not all(isinstance(entry, int) and 1 <= entry <= LARGEST for entry in entries):
         raise error(ValueError, function, f"{name} must be from 1 to {LARGEST}", name, value, "pass a positive integer")
     return entries * ndim if len(entries) == 1 else entries

@@ -39,7 +39,8 @@ class Options(NamedTuple):
 
 def _accumulated(dtype: Any) -> np.dtype[Any]:
     """The dtype that sums of products of this dtype are formed in."""
-    return jnp.dtype(jnp.float32 if dtype in (jnp.float16, jnp.bfloat16) else dtype)
+    wide: np.dtype[Any] = np.dtype(jnp.float32 if dtype in (jnp.float16, jnp.bfloat16) else dtype)
+    return wide
 
 
 def _contract(

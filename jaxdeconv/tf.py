@@ -104,9 +104,10 @@ def conv1d_transpose(
     x = canonicalize.array(function, "input", input, _DTYPES)
     w = canonicalize.array(function, "filters", filters, _DTYPES)
     canonicalize.same_dtype(function, "input", x, "filters", w)
-    axes = "[batch, width, in]" if channels_last else "[batch, in, width]"
+    axes = canonicalize.axis_names(1, channels_last, "in")
     canonicalize.rank(function, "input", x, axes, "add a batch dimension with input[None], or map over more with jax.vmap")
-    canonicalize.rank(function, "filters", w, "[width, out / groups, in]", "see jaxdeconv's docs for other layouts")
+    advice = "of torch's or ONNX's [in, out / groups, width] take filters.transpose(2, 1, 0)"
+    canonicalize.rank(function, "filters", w, "[width, out / groups, in]", advice)
     geometry = _geometry(function, x.shape, w.shape, output_shape, strides, dilations, padding, channels_last)
     options = canonicalize.options(function, x, name, precision, preferred_element_type, implementation, forward_mode)
     result: jax.Array = _conv_transpose(x, w, geometry, options)
@@ -142,8 +143,7 @@ def _geometry(
     if output_shape is not None:
         sizes = canonicalize.integers(function, "output_shape", output_shape)
         if len(sizes) != n + 2:
-            order = "[batch, ..., out]" if channels_last else "[batch, out, ...]"
-            rule = f"output_shape must have {n + 2} entries, {order}"
+            rule = f"output_shape must have {n + 2} entries, {canonicalize.axis_names(n, channels_last, 'out')}"
             raise error(ValueError, function, rule, "output_shape", sizes, "give the whole shape, or None")
         if any(isinstance(size, int) and size < 0 for size in sizes):
             rule = "output_shape must not have negative entries"
@@ -185,7 +185,7 @@ def _crops(
         length = s * size if same else full + max(s - ke, 0)
     if not same and isinstance(size, int) and size == 0:
         rule = f"axis {axis} of input must not be empty under padding='VALID'"
-        raise error(ValueError, function, rule, "output_shape", output_shape, "pass padding='SAME' and a size of 0")
+        raise error(ValueError, function, rule, f"input.shape[{axis}]", size, "pass padding='SAME', for an empty output")
     # The s valid lengths end at s*size for SAME and begin at full for VALID; with a symbolic size the distance is still an int.
     distance = s * size - length if same else length - full
     if not isinstance(distance, int) or not 0 <= distance < s:

@@ -46,13 +46,19 @@ def test_gradients_have_the_dtype_of_the_arguments(dtype, forward_mode):
 def test_narrow_floats_accumulate_wide(dtype, over):
     """4096 ones sum to 4096, in the op and in each gradient; in the dtype itself they would stop at 2048 or 256."""
     count = 4096
-    x, w = (np.ones((1, 1, count)), np.ones((1, 1, count))) if over == "input channels" else (np.ones((1, count, 1)), np.ones((count, 1, 1)))
+    x, w = (
+        (np.ones((1, 1, count)), np.ones((1, 1, count)))
+        if over == "input channels"
+        else (np.ones((1, count, 1)), np.ones((count, 1, 1)))
+    )
     x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
     length = 1 if over == "input channels" else 2 * count - 1
     y = jaxdeconv.conv1d_transpose(x, w, [1, length, 1], 1, "VALID")
     assert y.dtype == dtype
     assert y.max() == count
-    dx, dw = jax.grad(lambda x, w: jaxdeconv.conv1d_transpose(x, w, [1, length, 1], 1, "VALID").astype(jnp.float32).sum(), (0, 1))(x, w)
+    dx, dw = jax.grad(lambda x, w: jaxdeconv.conv1d_transpose(x, w, [1, length, 1], 1, "VALID").astype(jnp.float32).sum(), (0, 1))(
+        x, w
+    )
     expected = 1 if over == "input channels" else count
     assert dx.dtype == dw.dtype == dtype
     assert dx.max() == dw.max() == expected

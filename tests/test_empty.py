@@ -37,7 +37,9 @@ def test_empty(kind, data_format, dilation):
     dx, dw = vjp(jnp.ones_like(y))
     np.testing.assert_array_equal(dx, np.zeros(x_shape))
     np.testing.assert_array_equal(dw, np.zeros(w_shape))
-    second = jax.grad(lambda x, w: sum(each.sum() for each in jax.grad(lambda x, w: (op(x, w) ** 2).sum(), (0, 1))(x, w)), (0, 1))(x, w)
+    second = jax.grad(lambda x, w: sum(each.sum() for each in jax.grad(lambda x, w: (op(x, w) ** 2).sum(), (0, 1))(x, w)), (0, 1))(
+        x, w
+    )
     assert [each.shape for each in second] == [x_shape, w_shape]
 
 

@@ -38,9 +38,7 @@ def random_cases(draw):
     groups = draw(small)
     in_channels, out_channels = groups * draw(small), groups * draw(small)
     data_format = draw(st.sampled_from(["NWC", "NCW"]))
-    return cases.Case(
-        draw(small), width, in_channels, out_channels, kernel, stride, dilation, groups, padding, data_format, length
-    )
+    return cases.Case(draw(small), width, in_channels, out_channels, kernel, stride, dilation, groups, padding, data_format, length)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -54,15 +52,30 @@ def test_forms_of_arguments():
     case = cases.Case(2, 4, 3, 2, 3, 2, 2, 1, "SAME", "NCW", 7)
     x, w, g = case.operands()
     y, _, _ = case.expected(x, w, g)
-    one_each = [2, [2], (2,), np.array([2]), np.int32(2), np.array(2), jax.numpy.array([2]), [1, 1, 2], (1, 1, np.int64(2)), np.array([1, 1, 2])]
+    one_each = [
+        2,
+        [2],
+        (2,),
+        np.array([2]),
+        np.int32(2),
+        np.array(2),
+        jax.numpy.array([2]),
+        [1, 1, 2],
+        (1, 1, np.int64(2)),
+        np.array([1, 1, 2]),
+    ]
     shapes = [[2, 2, 7], (2, 2, 7), np.array([2, 2, 7]), jax.numpy.array([2, 2, 7]), [np.int32(2), 2, jax.numpy.int32(7)]]
     for strides in one_each:
         np.testing.assert_allclose(jaxdeconv.conv1d_transpose(x, w, [2, 2, 7], strides, "SAME", "NCW", 2, "name"), y, rtol=1e-12)
     for dilations in one_each:
-        np.testing.assert_allclose(jaxdeconv.conv1d_transpose(x, w, [2, 2, 7], 2, data_format="NCW", dilations=dilations), y, rtol=1e-12)
+        np.testing.assert_allclose(
+            jaxdeconv.conv1d_transpose(x, w, [2, 2, 7], 2, data_format="NCW", dilations=dilations), y, rtol=1e-12
+        )
     for shape in shapes:
         np.testing.assert_allclose(
-            jaxdeconv.conv1d_transpose(input=x, filters=w, output_shape=shape, strides=2, data_format="NCW", dilations=2), y, rtol=1e-12
+            jaxdeconv.conv1d_transpose(input=x, filters=w, output_shape=shape, strides=2, data_format="NCW", dilations=2),
+            y,
+            rtol=1e-12,
         )
 
 

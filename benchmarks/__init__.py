@@ -1,0 +1,1 @@
+"""Timings of the library. Not tests: nothing here asserts on time."""

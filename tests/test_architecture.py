@@ -1,0 +1,73 @@
+"""The direction of imports, what importing the package imports, and what it may not use."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxdeconv
+
+PACKAGE = Path(jaxdeconv.__file__).parent
+# Reading order: each module may import those after it. Front-ends come first and do not import each other.
+ORDER = ["_canonicalize", "_trilinear", "_select", "_lowerings", "_geometry"]
+FRONT_ENDS = ["tf"]
+OPTIONAL = {"tensorflow", "torch", "onnx", "onnxruntime", "keras", "flax", "equinox", "haiku", "matplotlib", "scipy"}
+
+
+def modules():
+    return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def imported(path):
+    """Absolute names of all that the file imports."""
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(name):
+    return ORDER.index(name) if name in ORDER else -1
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_imports_go_one_way(path):
+    own = path.parts[0].removesuffix(".py")
+    assert own in [*ORDER, *FRONT_ENDS, "__init__"], f"{path} has no place in the reading order"
+    if own == "__init__":
+        return
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "jaxdeconv" and len(parts) > 1 and parts[1] != own:
+            assert parts[1] in ORDER, f"{path} imports {name}, a front-end"
+            assert layer(parts[1]) > layer(own), f"{path} imports {name}, against the reading order"
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_public_jax_only_and_no_platform_default(path):
+    assert not [name for name in imported(path) if "_src" in name or name.split(".")[0] in OPTIONAL]
+    assert "default_backend" not in (PACKAGE / path).read_text()
+
+
+def test_geometry_is_arithmetic_alone():
+    assert set(imported(Path("_geometry.py"))) <= {"__future__", "__future__.annotations", "dataclasses", "dataclasses.dataclass"}
+
+
+def test_importing_imports_no_framework():
+    code = f"import sys, jax; before = set(sys.modules); import jaxdeconv; print({OPTIONAL!r} & (set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert found.strip() == "set()"
+
+
+def test_version_is_that_of_the_distribution():
+    try:
+        installed = importlib.metadata.version("jaxdeconv")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("run from a source tree that is not installed")
+    assert jaxdeconv.__version__ == installed
