@@ -38,25 +38,26 @@ def conv1d_transpose(
 ) -> jax.Array:
     """Transposed 1-D convolution with the exact semantics of `tf.nn.conv1d_transpose`.
 
-    With stride s, dilation d and kernel size k, every input sample n spreads a copy of the filter, tap j landing at n*s + j*d,
+    With stride s, dilation d and kernel size k, every input sample n spreads a copy of the filter, tap j landing at `n*s + j*d`,
     and a window of length L is cut from the sum:
 
-        full[b, n*s + j*d, o] += sum over i of filters[j, o, i] * input[b, n, i]        length (W-1)*s + ke, ke = (k-1)*d + 1
-        output = full[:, crop : crop + L, :]                                            zeros past the end
+        full[b, n*s + j*d, o] += sum over i of filters[j, o, i] * input[b, n, i]
+        output = full[:, crop : crop + L, :]
 
-    "SAME" has crop = max((W-1)*s + ke - L, 0) // 2, "VALID" has crop = 0. This is the gradient of `tf.nn.conv1d` with respect to its
+    full has length `(W-1)*s + ke` with the effective kernel `ke = (k-1)*d + 1`, and counts as zero past its end. "SAME" has
+    `crop = max((W-1)*s + ke - L, 0) // 2`, "VALID" has `crop = 0`. This is the gradient of `tf.nn.conv1d` with respect to its
     input, not an inverse; the filter is not flipped.
 
     Args:
-        input: [B, W, I] for "NWC", [B, I, W] for "NCW"; float16, bfloat16, float32, float64 or int32. B, I and W may be zero.
-        filters: [k, O / groups, I] in either data format, of the dtype of input.
-        output_shape: [B, L, O] in data_format order: a list, tuple, numpy array or concrete jax array of integers. Every L from
-            which a strided convolution would return to W is valid, and no other: (W-1)*s < L <= W*s for "SAME",
-            full <= L < full + s for "VALID" with full = (W-1)*s + ke. O over filters.shape[1] is the number of groups, which
-            splits input and output channels alike. None, an extension, means one group and L = W*s for "SAME",
-            (W-1)*s + max(ke, s) for "VALID", as Keras and `jax.lax.conv_transpose` have it.
+        input: `[B, W, I]` for "NWC", `[B, I, W]` for "NCW"; float16, bfloat16, float32, float64 or int32. B, I and W may be zero.
+        filters: `[k, O / groups, I]` in either data format, of the dtype of input.
+        output_shape: `[B, L, O]` in data_format order: a list, tuple, numpy array or concrete jax array of integers. Every L from
+            which a strided convolution would return to W is valid, and no other: `(W-1)*s < L <= W*s` for "SAME",
+            `full <= L < full + s` for "VALID" with `full = (W-1)*s + ke`. O over `filters.shape[1]` is the number of groups, which
+            splits input and output channels alike. None, an extension, means one group and `L = W*s` for "SAME",
+            `L = (W-1)*s + max(ke, s)` for "VALID", as Keras and `jax.lax.conv_transpose` have it.
         strides: s >= 1: an int or a list, tuple or array of length 1 or 3, the latter in data_format order with ones for batch and
-            channels. Required.
+            channels.
         padding: "SAME" or "VALID".
         data_format: "NWC", "NCW", or None for "NWC".
         dilations: d >= 1 in the forms of strides; None for 1. May be combined with strides and groups.
@@ -68,7 +69,7 @@ def conv1d_transpose(
             forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
 
     Returns:
-        [B, L, O] for "NWC", [B, O, L] for "NCW". float16 and bfloat16 are accumulated in float32 and rounded once.
+        `[B, L, O]` for "NWC", `[B, O, L]` for "NCW". float16 and bfloat16 are accumulated in float32 and rounded once.
 
     Raises:
         ValueError: a length, size, shape or choice that does not fit; the message names the values that would.
