@@ -68,6 +68,20 @@ def test_narrow_floats_accumulate_wide(dtype, over):
     assert dw.item() == count
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_floats_are_convolved_into_float32(dtype):
+    """On every platform, not only where, as on the CPU, the backend would do so by itself."""
+    x, w, g = integer_operands(dtype)
+
+    def run(x, w, g):
+        y, vjp = jax.vjp(op, x, w)
+        return y, *vjp(g)
+
+    lines = [line for line in jax.jit(run).lower(x, w, g).as_text().splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) == 3
+    assert all(line.endswith("xf32>") for line in lines)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("preferred", FLOATS)
 def test_preferred_element_type(dtype, preferred):
