@@ -16,6 +16,7 @@ Writes reconstruction.wav and, where matplotlib is present, learned_filterbank.p
 from __future__ import annotations
 
 import argparse
+import os
 import struct
 import sys
 import time
@@ -246,13 +247,13 @@ def draw(path: Path, audio: np.ndarray, reconstruction: np.ndarray, rate: int, d
     order = np.argsort(peak, kind="stable")
     level = 20 * np.log10(spectra / spectra.max(axis=0) + 1e-6)
     image = axes["spectra"].pcolormesh(range(filters), frequency / 1000, level[:, order], vmin=-40, vmax=0, cmap="magma")
-    figure.colorbar(image, ax=axes["spectra"], label="magnitude (dB below the filter's peak)")
+    figure.colorbar(image, ax=axes["spectra"], label="magnitude (dB relative to the filter's peak)")
     axes["spectra"].set(title="Spectra of the decoder's filters, sorted by peak", xlabel="filter", ylabel="frequency (kHz)")
-    shown = order[np.linspace(0, filters - 1, 10).round().astype(int)[1:-1]]
+    shown = order[np.unique(np.linspace(0, filters - 1, 10).round().astype(int)[1:-1])]
     shapes = 0.45 * decoder / np.abs(decoder).max(axis=0)
     axes["time"].plot(1000 * np.arange(length) / rate, shapes[:, shown] + np.arange(len(shown)), color=blue)
     axes["time"].set_yticks(range(len(shown)), [f"{frequency[peak[index]]:.0f} Hz" for index in shown])
-    axes["time"].set(title="Eight of them in time, named by their peaks", xlabel="time (ms)")
+    axes["time"].set(title="Some of them in time, named by their peaks", xlabel="time (ms)")
     for name in ("wave", "zoom", "time"):
         axes[name].margins(x=0)
     figure.savefig(path, dpi=110)
@@ -270,7 +271,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Reads, trains, writes."""
     parser = argparse.ArgumentParser(description="Learns a filterbank that takes speech apart and puts it together again.")
     parser.add_argument("wav", nargs="?", type=Path, default=SPEECH, help="any WAV file of speech (default: the shipped one)")
@@ -279,7 +280,7 @@ def main() -> None:
     parser.add_argument("--filters", type=positive, default=256, help="in the encoder and in the decoder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the initial filters and the training segments (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="train for 100 steps only, to see that everything works")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     wav_path, png_path = args.output_dir / "reconstruction.wav", args.output_dir / "learned_filterbank.png"
     try:
         audio, rate = read_wav(args.wav)
@@ -289,10 +290,12 @@ def main() -> None:
         if args.wav.resolve() == wav_path.resolve():
             raise WavError("would be overwritten by the reconstruction; name another directory with -o")
         args.output_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.output_dir, os.W_OK):
+            raise PermissionError(None, "no permission")
     except WavError as err:
         parser.exit(2, f"{parser.prog}: error: {args.wav} {err}\n")
     except OSError as err:
-        parser.exit(2, f"{parser.prog}: error: {args.output_dir} cannot be made: {err.strerror}\n")
+        parser.exit(2, f"{parser.prog}: error: {args.output_dir} cannot be written to: {err.strerror}\n")
     print(f"{args.wav}: {audio.size / rate:.1f} s at {rate} Hz. {args.filters} filters of {2 * hop} samples, {hop} samples apart.")
 
     scale = np.sqrt(np.mean(audio**2))  # to power 1, so that quiet files train like loud ones
@@ -304,7 +307,7 @@ def main() -> None:
     print(f"Final SNR: {snr:.2f} dB")
     write_wav(wav_path, reconstruction, rate)
     print(f"Wrote {wav_path}")
-    title = f"{args.filters} filters of 16 ms, learned from {args.wav.name}: SNR {snr:.1f} dB"
+    title = f"{args.filters} filters of {2000 * hop / rate:.0f} ms, learned from {args.wav.name}: SNR {snr:.1f} dB"
     if draw(png_path, audio, reconstruction, rate, np.asarray(params["decoder"][:, 0]), title):
         print(f"Wrote {png_path}")
     else:
