@@ -23,8 +23,15 @@ ErrorType: TypeAlias = type[ValueError] | type[TypeError]
 Precision: TypeAlias = str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | None
 T = TypeVar("T")
 
+# All that a transposed convolution is defined for here; a convention may take fewer.
+FLOATS: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)))
+COMPLEX: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, (jnp.complex64, jnp.complex128)))
+INTEGERS: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, (jnp.int8, jnp.int16, jnp.int32, jnp.int64)))
+
 # Strides, dilations and output sizes are 32-bit in TensorFlow's ops; past 64 bits XLA could not hold the products.
 LARGEST = 2**31 - 1
+
+SPATIAL = ("depth", "height", "width")
 
 
 def error(kind: ErrorType, function: str, rule: str, name: str, value: object, advice: str) -> Exception:
@@ -69,7 +76,7 @@ def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtyp
 
 def axis_names(ndim: int, channels_last: bool, channels: str) -> str:
     """As in "[batch, width, in]"."""
-    spatial = ("depth", "height", "width")[-ndim:]
+    spatial = SPATIAL[-ndim:]
     return f"[{', '.join(('batch', *spatial, channels) if channels_last else ('batch', channels, *spatial))}]"
 
 
@@ -81,15 +88,32 @@ def rank(function: str, name: str, value: jax.Array, axes: str, advice: str) -> 
 
 
 def same_dtype(function: str, x_name: str, x: jax.Array, w_name: str, w: jax.Array) -> None:
+    """Requires the dtype of w to be that of x: nothing is promoted."""
     if x.dtype != w.dtype:
-        raise error(
-            TypeError,
-            function,
-            f"{x_name} and {w_name} must have one dtype and {x_name} has {x.dtype}",
-            f"{w_name}.dtype",
-            str(w.dtype),
-            "convert one with .astype(...); nothing is promoted to a wider dtype",
-        )
+        rule = f"{x_name} and {w_name} must have one dtype and {x_name} has {x.dtype}"
+        advice = "convert one with .astype(...); nothing is promoted to a wider dtype"
+        raise error(TypeError, function, rule, f"{w_name}.dtype", str(w.dtype), advice)
+
+
+def bias_of(function: str, value: ArrayLike | None, name: str, channels: int, x_name: str, x: jax.Array) -> jax.Array | None:
+    """None, or a bias [channels] of the dtype of x."""
+    if value is None:
+        return None
+    bias = array(function, name, value, (x.dtype,))
+    same_dtype(function, x_name, x, name, bias)
+    if bias.shape != (channels,):
+        rule = f"{name} must have one entry for each of the {channels} output channels"
+        raise error(ValueError, function, rule, f"{name}.shape", bias.shape, f"pass an array of shape ({channels},), or None")
+    return bias
+
+
+def kernel_size(function: str, name: str, shape: tuple[int, ...], axes: Collection[int], channel_axis: int) -> tuple[int, ...]:
+    """The kernel's size, from the shape of a filter whose spatial axes these are; it and the output channels must not be empty."""
+    kernel = tuple(shape[axis] for axis in axes)
+    if not all(isinstance(size, int) and size > 0 for size in kernel) or shape[channel_axis] == 0:
+        rule = f"{name} must have a static, positive kernel size and output channels"
+        raise error(ValueError, function, rule, f"{name}.shape", shape, "only the input channels may be 0")
+    return kernel
 
 
 def choice(function: str, name: str, value: T, allowed: Collection[T], hint: str = "pass one of these") -> T:
@@ -137,10 +161,15 @@ def integers(function: str, name: str, value: object) -> tuple[int, ...]:
     return tuple(integer(function, name, entry, whole=value) for entry in entries)
 
 
-def spatial(function: str, name: str, value: object, ndim: int, channels_last: bool) -> tuple[int, ...]:
-    """One positive int per spatial dimension, from an int or from 1, ndim or ndim + 2 entries, the last in data_format order."""
+def spatial(
+    function: str, name: str, value: object, ndim: int, channels_last: bool | None = None, minimum: int = 1
+) -> tuple[int, ...]:
+    """One int per spatial dimension, from an int or from 1 or ndim entries.
+
+    Where channels_last is not None, also from ndim + 2 entries in the order that it says, as TensorFlow has it.
+    """
     entries = integers(function, name, value)
-    lengths = sorted({1, ndim, ndim + 2})
+    lengths = sorted({1, ndim} if channels_last is None else {1, ndim, ndim + 2})
     if len(entries) not in lengths:
         wanted = " or ".join(map(str, lengths))
         raise error(ValueError, function, f"{name} must be an int or have length {wanted}", name, value, "pass an int")
@@ -151,8 +180,9 @@ def spatial(function: str, name: str, value: object, ndim: int, channels_last: b
             order = f"[1, {letters}, 1] for channels last" if channels_last else f"[1, 1, {letters}] for channels first"
             rule = f"{name} must be 1 for batch and channels"
             raise error(ValueError, function, rule, name, value, f"pass an int, or {order} as data_format says")
-    if not all(isinstance(entry, int) and 1 <= entry <= LARGEST for entry in entries):
-        raise error(ValueError, function, f"{name} must be from 1 to {LARGEST}", name, value, "pass a positive integer")
+    if not all(isinstance(entry, int) and minimum <= entry <= LARGEST for entry in entries):
+        advice = "pass a positive integer" if minimum == 1 else "pass integers in this range"
+        raise error(ValueError, function, f"{name} must be from {minimum} to {LARGEST}", name, value, advice)
     return entries * ndim if len(entries) == 1 else entries
 
 
@@ -208,9 +238,8 @@ def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:
         dtype = jax.dtypes.canonicalize_dtype(preferred)
     except TypeError:
         dtype = None
-    kinds = (jnp.complexfloating, jnp.floating, jnp.signedinteger)
-    kind = next(kind for kind in kinds if jnp.issubdtype(x.dtype, kind))
-    if dtype is None or not jnp.issubdtype(dtype, kind) or (kind is jnp.signedinteger and dtype.itemsize < x.dtype.itemsize):
+    kind = next(kind for kind in (FLOATS, COMPLEX, INTEGERS) if x.dtype in kind)
+    if dtype is None or dtype not in kind or (kind is INTEGERS and dtype.itemsize < x.dtype.itemsize):
         raise error(
             TypeError,
             function,

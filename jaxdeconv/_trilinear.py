@@ -14,6 +14,7 @@ its arguments are C(g, w) and F(x, g). Nothing is conjugated, which is JAX's con
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxdeconv._filters import to_tf
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import LOWERINGS, Contraction, Implementation
 from jaxdeconv._select import select
@@ -129,13 +131,43 @@ def _same_varying_axes(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array
     return vary(x), vary(w)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def conv_transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    """T(x, w) under `options.name`, with the gradient rules unless forward_mode; the one entry for every front-end.
-
-    Jitted here, with static geometry, because an eager call of a custom_vjp costs 100 times a cached jitted one.
-    """
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
     with jax.named_scope(options.name):
+        w = to_tf(w, layout, geometry.groups)
         if options.forward_mode:
-            return transpose(x, w, geometry, options)
-        return _transpose_vjp(*_same_varying_axes(x, w), geometry, options)
+            y = transpose(x, w, geometry, options)
+        else:
+            y = _transpose_vjp(*_same_varying_axes(x, w), geometry, options)
+        if bias is None:
+            return y
+        shape = [1] * y.ndim
+        shape[geometry.channel_axis] = bias.size
+        return y + bias.astype(y.dtype).reshape(shape)
+
+
+class Call(NamedTuple):
+    """What one call of conv_transpose computes."""
+
+    input_shape: tuple[int, ...]
+    input_dtype: np.dtype[Any]
+    geometry: Geometry
+    options: Options
+
+
+calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
+"""Where explain() has set a list, every call is added to it."""
+
+
+def conv_transpose(
+    x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, bias: jax.Array | None = None, layout: str = "tf"
+) -> jax.Array:
+    """T(x, w) + bias under `options.name`, with the gradient rules unless forward_mode; the one way in for every front-end.
+
+    w has the layout that is named, and is brought to TensorFlow's here. All of it is jitted, with static geometry, because an eager
+    call of a custom_vjp costs 100 times a cached jitted one.
+    """
+    if (recorded := calls.get()) is not None:
+        recorded.append(Call(x.shape, x.dtype, geometry, options))
+    result: jax.Array = _run(x, w, bias, geometry, options, layout)
+    return result

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
@@ -18,7 +17,7 @@ from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
-_DTYPES = tuple(map(jnp.dtype, (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64, jnp.int32)))
+_DTYPES = (*canonicalize.FLOATS, np.dtype(np.int32))
 
 
 def conv1d_transpose(
@@ -96,23 +95,251 @@ def conv1d_transpose(
         >>> jaxdeconv.conv1d_transpose(x, w, [1, 8, 1], strides=2, padding="VALID")[0, :, 0].tolist()
         [1.0, 2.0, 13.0, 20.0, 130.0, 200.0, 300.0, 0.0]
     """
-    function = "conv1d_transpose"
-    canonicalize.choice(function, "padding", padding, ("SAME", "VALID"), "upper case, as in TensorFlow")
-    canonicalize.choice(function, "data_format", data_format, ("NWC", "NCW", None))
-    channels_last = data_format != "NCW"
-    strides = canonicalize.spatial(function, "strides", strides, 1, channels_last)
-    dilations = canonicalize.spatial(function, "dilations", 1 if dilations is None else dilations, 1, channels_last)
-    x = canonicalize.array(function, "input", input, _DTYPES)
-    w = canonicalize.array(function, "filters", filters, _DTYPES)
+    return _transposed(
+        "conv1d_transpose",
+        ("NWC", "NCW"),
+        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (name, precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+def conv2d_transpose(
+    input: ArrayLike,
+    filters: ArrayLike,
+    output_shape: Ints | None,
+    strides: Ints,
+    padding: Literal["SAME", "VALID"] | Sequence[Sequence[int]] = "SAME",
+    data_format: Literal["NHWC", "NCHW"] | None = "NHWC",
+    dilations: Ints | None = None,
+    name: str | None = None,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation | None = None,
+    forward_mode: bool = False,
+) -> jax.Array:
+    """Transposed 2-D convolution with the exact semantics of `tf.nn.conv2d_transpose`.
+
+    In each of the two dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last five arguments:
+
+        full[b, m*s + j*d, n*t + l*e, o] += sum over i of filters[j, l, o, i] * input[b, m, n, i]
+
+    Args:
+        input: `[B, H, W, I]` for "NHWC", `[B, I, H, W]` for "NCHW".
+        filters: `[kh, kw, O / groups, I]` in either data format.
+        output_shape: four entries in data_format order, or None for the lengths that `conv1d_transpose` defaults to.
+        strides: an int, or of length 1, 2, or 4 in data_format order with ones for batch and channels.
+        padding: "SAME", "VALID", or what the forward convolution pads, four pairs in data_format order with zeros for batch and
+            channels: `[[0, 0], [top, bottom], [left, right], [0, 0]]` for "NHWC". Then crop is top, left, and the valid lengths are
+            `full <= L + top + bottom < full + s`.
+        data_format: "NHWC", "NCHW", or None for "NHWC".
+        dilations: in the forms of strides; None for 1.
+        name: as for `conv1d_transpose`, as are the arguments after it.
+        precision: see there.
+        preferred_element_type: see there.
+        implementation: see there.
+        forward_mode: see there.
+
+    Returns:
+        An array of shape output_shape.
+
+    Raises:
+        ValueError: a length, size, shape or choice that does not fit; the message names the values that would.
+        TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    References:
+        `tf.nn.conv2d_transpose`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxdeconv
+        >>> x = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(1, 2, 2, 1)
+        >>> w = jnp.ones((3, 3, 1, 1))
+        >>> jaxdeconv.conv2d_transpose(x, w, [1, 3, 3, 1], strides=2)[0, :, :, 0].astype(int).tolist()
+        [[1, 11, 10], [101, 1111, 1010], [100, 1100, 1000]]
+        >>> pads = [[0, 0], [1, 1], [1, 1], [0, 0]]
+        >>> jaxdeconv.conv2d_transpose(x, w, [1, 4, 4, 1], 2, pads).shape
+        (1, 4, 4, 1)
+    """
+    return _transposed(
+        "conv2d_transpose",
+        ("NHWC", "NCHW"),
+        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (name, precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+def conv3d_transpose(
+    input: ArrayLike,
+    filters: ArrayLike,
+    output_shape: Ints | None,
+    strides: Ints,
+    padding: Literal["SAME", "VALID"] = "SAME",
+    data_format: Literal["NDHWC", "NCDHW"] | None = "NDHWC",
+    dilations: Ints | None = None,
+    name: str | None = None,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation | None = None,
+    forward_mode: bool = False,
+) -> jax.Array:
+    """Transposed 3-D convolution with the exact semantics of `tf.nn.conv3d_transpose`.
+
+    In each of the three dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last five arguments.
+
+    Args:
+        input: `[B, D, H, W, I]` for "NDHWC", `[B, I, D, H, W]` for "NCDHW".
+        filters: `[kd, kh, kw, O / groups, I]` in either data format.
+        output_shape: five entries in data_format order, or None for the lengths that `conv1d_transpose` defaults to.
+        strides: an int, or of length 1, 3, or 5 in data_format order with ones for batch and channels.
+        padding: "SAME" or "VALID".
+        data_format: "NDHWC", "NCDHW", or None for "NDHWC".
+        dilations: in the forms of strides; None for 1.
+        name: as for `conv1d_transpose`, as are the arguments after it.
+        precision: see there.
+        preferred_element_type: see there.
+        implementation: see there.
+        forward_mode: see there.
+
+    Returns:
+        An array of shape output_shape.
+
+    Raises:
+        ValueError: a length, size, shape or choice that does not fit; the message names the values that would.
+        TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    References:
+        `tf.nn.conv3d_transpose`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxdeconv
+        >>> x, w = jnp.ones((1, 4, 4, 2, 8)), jnp.ones((3, 3, 3, 5, 8))
+        >>> jaxdeconv.conv3d_transpose(x, w, [1, 8, 8, 3, 5], strides=2).shape
+        (1, 8, 8, 3, 5)
+    """
+    return _transposed(
+        "conv3d_transpose",
+        ("NDHWC", "NCDHW"),
+        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (name, precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+def conv_transpose(
+    input: ArrayLike,
+    filters: ArrayLike,
+    output_shape: Ints | None,
+    strides: Ints,
+    padding: Literal["SAME", "VALID"] | Sequence[Sequence[int]] = "SAME",
+    data_format: str | None = None,
+    dilations: Ints | None = None,
+    name: str | None = None,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation | None = None,
+    forward_mode: bool = False,
+) -> jax.Array:
+    """Transposed convolution in one, two or three dimensions with the exact semantics of `tf.nn.conv_transpose`.
+
+    `conv1d_transpose`, `conv2d_transpose` or `conv3d_transpose`, by the number of entries of output_shape: 3, 4 or 5; by the rank of
+    input where output_shape is None. See these for the formula, shapes, dtypes and gradients.
+
+    Args:
+        input: `[B, *W, I]`, or `[B, I, *W]` for the data formats that begin with "NC".
+        filters: `[*k, O / groups, I]`.
+        output_shape: as for the function of that rank.
+        strides: as for the function of that rank.
+        padding: as for the function of that rank.
+        data_format: one of that function's; None for channels last.
+        dilations: as for the function of that rank.
+        name: as for `conv1d_transpose`, as are the arguments after it.
+        precision: see there.
+        preferred_element_type: see there.
+        implementation: see there.
+        forward_mode: see there.
+
+    Returns:
+        An array of shape output_shape.
+
+    Raises:
+        ValueError: a length, size, shape or choice that does not fit; the message names the values that would.
+        TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    References:
+        `tf.nn.conv_transpose`, TensorFlow 2.21.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxdeconv
+        >>> jaxdeconv.conv_transpose(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 5, 8)), [1, 8, 8, 5], strides=2).shape
+        (1, 8, 8, 5)
+    """
+    function = "conv_transpose"
+    if output_shape is None:
+        rank = getattr(input, "ndim", 0)
+        source: tuple[str, object] = ("the rank of input", f"of rank {rank}")
+    else:
+        sizes = canonicalize.integers(function, "output_shape", output_shape)
+        rank, source = len(sizes), ("the number of entries of output_shape", sizes)
+    if rank not in _FORMATS:
+        name_of, value = ("input", source[1]) if output_shape is None else ("output_shape", source[1])
+        advice = "jaxdeconv.lax.conv_transpose takes any number of dimensions"
+        raise error(ValueError, function, f"{source[0]} must be 3, 4 or 5", name_of, value, advice)
+    return _transposed(
+        function,
+        _FORMATS[rank],
+        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (name, precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+_FORMATS = {3: ("NWC", "NCW"), 4: ("NHWC", "NCHW"), 5: ("NDHWC", "NCDHW")}
+
+
+def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, ...], how: tuple[Any, ...]) -> jax.Array:
+    """Any of the above: their arguments up to dilations, and those after."""
+    x, w, output_shape, strides, padding, data_format, dilations = arguments
+    n = len(formats[0]) - 2
+    canonicalize.choice(function, "data_format", data_format, (*formats, None))
+    channels_last = data_format != formats[1]
+    if n == 2 and isinstance(padding, list | tuple | np.ndarray):
+        pads = _explicit_pads(function, padding, channels_last)
+    else:
+        hint = "upper case, as in TensorFlow" if n != 2 else "upper case, as in TensorFlow, or four pairs of integers"
+        canonicalize.choice(function, "padding", padding, ("SAME", "VALID"), hint)
+        pads = ((0, 0),) * n
+    strides = canonicalize.spatial(function, "strides", strides, n, channels_last)
+    dilations = canonicalize.spatial(function, "dilations", 1 if dilations is None else dilations, n, channels_last)
+    x = canonicalize.array(function, "input", x, _DTYPES)
+    w = canonicalize.array(function, "filters", w, _DTYPES)
     canonicalize.same_dtype(function, "input", x, "filters", w)
-    axes = canonicalize.axis_names(1, channels_last, "in")
+    axes = canonicalize.axis_names(n, channels_last, "in")
     canonicalize.rank(function, "input", x, axes, "add a batch dimension with input[None], or map over more with jax.vmap")
-    advice = "of torch's or ONNX's [in, out / groups, width] take filters.transpose(2, 1, 0)"
-    canonicalize.rank(function, "filters", w, "[width, out / groups, in]", advice)
-    geometry = _geometry(function, x.shape, w.shape, output_shape, strides, dilations, padding, channels_last)
-    options = canonicalize.options(function, x, name, precision, preferred_element_type, implementation, forward_mode)
-    result: jax.Array = _conv_transpose(x, w, geometry, options)
-    return result
+    spatial_names = ", ".join(canonicalize.SPATIAL[-n:])
+    advice = f"bring [in, out / groups, {spatial_names}] of torch or ONNX here with jaxdeconv.convert_filters"
+    canonicalize.rank(function, "filters", w, f"[{spatial_names}, out / groups, in]", advice)
+    same = isinstance(padding, str) and padding == "SAME"
+    geometry = _geometry(function, x.shape, w.shape, output_shape, strides, dilations, padding, None if same else pads, channels_last)
+    return _conv_transpose(x, w, geometry, canonicalize.options(function, x, *how))
+
+
+def _explicit_pads(function: str, padding: Any, channels_last: bool) -> tuple[tuple[int, int], ...]:
+    """What the forward convolution pads in height and width, from TensorFlow's four pairs."""
+    rows = padding.tolist() if isinstance(padding, np.ndarray) else padding
+    pairs = [canonicalize.integers(function, "padding", row) if isinstance(row, list | tuple | np.ndarray) else () for row in rows]
+    order = "[[0, 0], [top, bottom], [left, right], [0, 0]]" if channels_last else "[[0, 0], [0, 0], [top, bottom], [left, right]]"
+    largest = canonicalize.LARGEST
+    if len(pairs) != 4 or not all(len(pair) == 2 and all(isinstance(p, int) and 0 <= p <= largest for p in pair) for pair in pairs):
+        rule = f"explicit padding must be four pairs of integers from 0 to {largest}"
+        raise error(ValueError, function, rule, "padding", padding, f"pass {order}")
+    spatial, others = (pairs[1:3], (pairs[0], pairs[3])) if channels_last else (pairs[2:], (pairs[0], pairs[1]))
+    if others != ((0, 0), (0, 0)):
+        rule = "explicit padding must be [0, 0] for batch and channels"
+        raise error(ValueError, function, rule, "padding", padding, f"pass {order} as data_format says")
+    return tuple((low, high) for low, high in spatial)
 
 
 def _geometry(
@@ -122,21 +349,19 @@ def _geometry(
     output_shape: object,
     strides: tuple[int, ...],
     dilations: tuple[int, ...],
-    padding: str,
+    padding: object,
+    pads: tuple[tuple[int, int], ...] | None,
     channels_last: bool,
 ) -> Geometry:
-    """TensorFlow's placement of the output: Eigen's validation, with groups as its XLA kernels have them."""
+    """TensorFlow's placement of the output: Eigen's validation, with groups as its XLA kernels have them. pads is None for SAME."""
     n = len(strides)
-    *kernel, out_per_group, in_channels = w_shape
-    if not all(isinstance(size, int) and size > 0 for size in kernel) or out_per_group == 0:
-        rule = "filters must have static, positive width and output channels"
-        advice = "only the input channels may be 0"
-        raise error(ValueError, function, rule, "filters.shape", w_shape, advice)
+    out_per_group, in_channels = w_shape[-2:]
+    kernel = canonicalize.kernel_size(function, "filters", w_shape, range(n), n)
     channel_axis = n + 1 if channels_last else 1
     spatial_axes = range(1, n + 1) if channels_last else range(2, n + 2)
     if x_shape[channel_axis] != in_channels:
         rule = f"axis {channel_axis} of input and the last axis of filters must be equal, and input has shape {x_shape}"
-        advice = "filters are [width, out / groups, in] whatever data_format is"
+        advice = f"filters are [{', '.join(canonicalize.SPATIAL[-n:])}, out / groups, in] whatever data_format is"
         raise error(ValueError, function, rule, "filters.shape", w_shape, advice)
 
     lengths: tuple[int | None, ...] = (None,) * n
@@ -155,10 +380,10 @@ def _geometry(
         groups = _groups(function, sizes, channel_axis, out_per_group, in_channels)
         lengths = tuple(sizes[axis] for axis in spatial_axes)
     crops = tuple(
-        _crops(function, padding, axis, x_shape[axis], length, k, s, d, output_shape)
-        for axis, length, k, s, d in zip(spatial_axes, lengths, kernel, strides, dilations, strict=True)
+        _crops(function, padding, pad, axis, x_shape[axis], length, k, s, d, output_shape)
+        for pad, axis, length, k, s, d in zip(pads or (None,) * n, spatial_axes, lengths, kernel, strides, dilations, strict=True)
     )
-    return Geometry(tuple(kernel), strides, dilations, crops, groups, channels_last)
+    return Geometry(kernel, strides, dilations, crops, groups, channels_last)
 
 
 def _groups(function: str, sizes: tuple[int, ...], channel_axis: int, out_per_group: int, in_channels: int) -> int:
@@ -177,25 +402,40 @@ def _groups(function: str, sizes: tuple[int, ...], channel_axis: int, out_per_gr
 
 
 def _crops(
-    function: str, padding: str, axis: int, size: int, length: int | None, k: int, s: int, d: int, output_shape: object
+    function: str,
+    padding: object,
+    pads: tuple[int, int] | None,
+    axis: int,
+    size: int,
+    length: int | None,
+    k: int,
+    s: int,
+    d: int,
+    output_shape: object,
 ) -> tuple[int, int]:
     """(crop_lo, crop_hi) of one dimension, for every length from which a strided convolution returns to size, and no other."""
     ke, full = effective_kernel(k, d), full_size(size, k, s, d)
-    same = padding == "SAME"
-    if length is None:
-        length = s * size if same else full + max(s - ke, 0)
-    if not same and isinstance(size, int) and size == 0:
-        rule = f"axis {axis} of input must not be empty under padding='VALID'"
+    if pads is not None and isinstance(size, int) and size == 0:
+        rule = f"axis {axis} of input must not be empty under padding={canonicalize.describe(padding)}"
         raise error(ValueError, function, rule, f"input.shape[{axis}]", size, "pass padding='SAME', for an empty output")
-    # The s valid lengths end at s*size for SAME and begin at full for VALID; with a symbolic size the distance is still an int.
-    distance = s * size - length if same else length - full
-    if not isinstance(distance, int) or not 0 <= distance < s:
-        first, last = (s * (size - 1) + 1, s * size) if same else (full, full + s - 1)
+    # The valid lengths are s in a row: from first for given pads (VALID is pads of zero), up to last for SAME.
+    if pads is None:
+        first, last = s * (size - 1) + 1, s * size
+        default = last
+    else:
+        first = full - sum(pads)
+        last, default = first + s - 1, first + max(s - ke, 0)
+    if length is None:
+        length = default
+    above = length - first
+    if not isinstance(above, int) or not 0 <= above < s or (isinstance(length, int) and length < 0):
+        bounds = [max(bound, 0) if isinstance(bound, int) else bound for bound in (first, last)]
         rule = (
-            f"under padding={padding!r} an input of size {size} with kernel {k}, stride {s} and dilation {d} "
-            f"needs output_shape[{axis}] from {first if size else 0} to {last}"
+            f"under padding={canonicalize.describe(padding)} an input of size {size} with kernel {k}, stride {s} and dilation {d} "
+            f"needs output_shape[{axis}] from {bounds[0]} to {bounds[1]}"
         )
-        advice = f"pass one of these sizes, or output_shape=None for {s * size if same else full + max(s - ke, 0)}"
-        raise error(ValueError, function, rule, "output_shape", output_shape, advice)
-    crop = max(full - length, 0) // 2 if same else 0
+        raise error(
+            ValueError, function, rule, "output_shape", output_shape, f"pass one of these sizes, or output_shape=None for {default}"
+        )
+    crop = max(full - length, 0) // 2 if pads is None else pads[0]
     return crop, full - length - crop

@@ -99,11 +99,11 @@ TABLE = [
     ({"filters": None}, TypeError, "filters must be an array, got filters=None"),
     ({"filters": W.astype(np.float32)}, TypeError, "input and filters must have one dtype and input has float64, got filters.dtype='float32'"),
     ({"input": jnp.asarray(X, jnp.bfloat16), "filters": jnp.asarray(W, jnp.float16)}, TypeError, "input and filters must have one dtype and input has bfloat16, got filters.dtype='float16'"),
-    ({"filters": W[0]}, ValueError, "filters must have rank 3, [width, out / groups, in], got filters.shape=(2, 3); of torch's or ONNX's [in, out / groups, width] take filters.transpose(2, 1, 0)"),
+    ({"filters": W[0]}, ValueError, "filters must have rank 3, [width, out / groups, in], got filters.shape=(2, 3); bring [in, out / groups, width] of torch or ONNX here with jaxdeconv.convert_filters"),
     ({"filters": np.ones((3, 3, 2))}, ValueError, "axis 2 of input and the last axis of filters must be equal, and input has shape (2, 4, 3), got filters.shape=(3, 3, 2)"),
     (NCW | {"input": X}, ValueError, "axis 1 of input and the last axis of filters must be equal, and input has shape (2, 4, 3), got filters.shape=(3, 2, 3)"),
-    ({"filters": np.ones((0, 2, 3))}, ValueError, "filters must have static, positive width and output channels, got filters.shape=(0, 2, 3); only the input channels may be 0"),
-    ({"filters": np.ones((3, 0, 3)), "output_shape": [2, 8, 0]}, ValueError, "filters must have static, positive width and output channels, got filters.shape=(3, 0, 3)"),
+    ({"filters": np.ones((0, 2, 3))}, ValueError, "filters must have a static, positive kernel size and output channels, got filters.shape=(0, 2, 3); only the input channels may be 0"),
+    ({"filters": np.ones((3, 0, 3)), "output_shape": [2, 8, 0]}, ValueError, "filters must have a static, positive kernel size and output channels, got filters.shape=(3, 0, 3)"),
     # what is jaxdeconv's own
     ({"name": 3}, TypeError, "name must be a string or None, got name=3"),
     ({"name": ""}, TypeError, "name must be a string or None, got name=''"),
@@ -130,7 +130,7 @@ def identify(row):
 
 @pytest.mark.parametrize(("changes", "kind", "message"), TABLE, ids=map(identify, TABLE))
 def test_rejected(changes, kind, message, monkeypatch):
-    monkeypatch.setattr("jaxdeconv.tf._conv_transpose", lambda *_: pytest.fail("traced"))
+    monkeypatch.setattr("jaxdeconv.tf._conv_transpose", lambda *_, **__: pytest.fail("traced"))
     with pytest.raises(kind) as caught:
         jaxdeconv.conv1d_transpose(**VALID_CALL | changes)
     assert type(caught.value) is kind

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from jaxdeconv._filters import regrouped
 from jaxdeconv._geometry import Geometry
 
 
@@ -37,23 +38,15 @@ def _swapped(spec: tuple[int, ...]) -> tuple[int, ...]:
     return (spec[1], spec[0], *spec[2:])
 
 
-def _grouped_by_output(w: jax.Array, groups: int) -> jax.Array:
-    """[*k, O/G, G * I/G] -> [*k, G * O/G, I/G]: lax numbers the groups of a right-hand side along its output features."""
-    *kernel, out_per_group, in_channels = w.shape
-    split = w.reshape(*kernel, out_per_group, groups, in_channels // groups)
-    n = len(kernel)
-    return lax.transpose(split, (*range(n), n + 1, n, n + 2)).reshape(*kernel, groups * out_per_group, in_channels // groups)
-
-
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
-    if geometry.groups > 1:
-        w = _grouped_by_output(w, geometry.groups)
+    n = geometry.ndim
+    w = regrouped(w, geometry.groups, whole=n + 1, part=n)  # lax counts the groups of a right-hand side along its output features
     activations = _activation_spec(geometry)
     return lax.conv_general_dilated(
         x,
-        lax.rev(w, tuple(range(geometry.ndim))),
-        window_strides=(1,) * geometry.ndim,
+        lax.rev(w, tuple(range(n))),
+        window_strides=(1,) * n,
         padding=[(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)],
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.dilations,
