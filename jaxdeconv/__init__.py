@@ -1,7 +1,24 @@
-"""Transposed convolutions for JAX, exact and fast. The top level is the TensorFlow convention."""
+"""Transposed convolutions for JAX, exact and fast.
 
+The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`, `jaxdeconv.lax` and `jaxdeconv.keras` are the others.
+"""
+
+from jaxdeconv._convert import convert_filters
+from jaxdeconv._explain import Explanation, explain
+from jaxdeconv._filters import FilterLayout
 from jaxdeconv._lowerings import Implementation
 from jaxdeconv.tf import conv1d_transpose, conv2d_transpose, conv3d_transpose, conv_transpose
 
 __version__ = "0.1.0"
-__all__ = ["Implementation", "__version__", "conv1d_transpose", "conv2d_transpose", "conv3d_transpose", "conv_transpose"]
+__all__ = [
+    "Explanation",
+    "FilterLayout",
+    "Implementation",
+    "__version__",
+    "conv1d_transpose",
+    "conv2d_transpose",
+    "conv3d_transpose",
+    "conv_transpose",
+    "convert_filters",
+    "explain",
+]

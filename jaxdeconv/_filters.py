@@ -28,7 +28,7 @@ class _Layout(NamedTuple):
 
     axes: tuple[str, str, str]
     flipped: bool
-    grouped: str  # the axis that runs over all channels, group by group; the other one has those of one group
+    grouped: str  # "in" or "out": the axis that runs over all channels, group by group; the other one has those of one group
 
 
 _TF = _Layout(("k", "out", "in"), False, "in")

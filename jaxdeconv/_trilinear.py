@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jax import lax
 from jaxdeconv._filters import to_tf
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import LOWERINGS, Contraction, Implementation
-from jaxdeconv._select import select
+from jaxdeconv._select import Platform, select
 
 
 class Options(NamedTuple):
@@ -63,7 +63,9 @@ def _contract(
     # differentiate a convolution that accumulates in another dtype than that of its operands.
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
-    lowering = LOWERINGS[contraction, select(contraction, geometry, options.implementation)]
+    # One for all platforms so far; where they come to differ, lax.platform_dependent has to choose among them.
+    (name,) = {select(contraction, geometry, options.implementation, platform) for platform in get_args(Platform)}
+    lowering = LOWERINGS[contraction, name]
     result = lowering(
         lhs,
         rhs,
@@ -150,7 +152,8 @@ class Call(NamedTuple):
     """What one call of conv_transpose computes."""
 
     input_shape: tuple[int, ...]
-    input_dtype: np.dtype[Any]
+    output_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     geometry: Geometry
     options: Options
 
@@ -167,7 +170,7 @@ def conv_transpose(
     w has the layout that is named, and is brought to TensorFlow's here. All of it is jitted, with static geometry, because an eager
     call of a custom_vjp costs 100 times a cached jitted one.
     """
-    if (recorded := calls.get()) is not None:
-        recorded.append(Call(x.shape, x.dtype, geometry, options))
     result: jax.Array = _run(x, w, bias, geometry, options, layout)
+    if (recorded := calls.get()) is not None:
+        recorded.append(Call(x.shape, result.shape, x.dtype, geometry, options))
     return result

@@ -25,3 +25,8 @@ LOWERINGS: Mapping[tuple[Contraction, Implementation], Lowering] = MappingProxyT
         ("filter_grad", "dilated"): dilated.filter_grad,
     }
 )
+
+# Of each lowering: (contraction, shape of x, shape of w) -> how many elements its largest temporary has. See explain.
+LARGEST_TEMPORARY: Mapping[Implementation, Callable[[Contraction, tuple[int, ...], tuple[int, ...]], int]] = MappingProxyType(
+    {"dilated": dilated.largest_temporary}
+)

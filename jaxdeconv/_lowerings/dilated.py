@@ -14,6 +14,7 @@ signal; here the window is x with its samples s apart, and nothing is stuffed.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -84,3 +85,9 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any)
         batch_group_count=geometry.groups,
         **keywords,
     )
+
+
+def largest_temporary(contraction: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> int:
+    """Elements: the reversed filter, of T alone."""
+    del x_shape
+    return math.prod(w_shape) if contraction == "transpose" else 0
