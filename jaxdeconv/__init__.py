@@ -3,6 +3,7 @@
 The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`, `jaxdeconv.lax` and `jaxdeconv.keras` are the others.
 """
 
+from jaxdeconv import keras, lax, onnx, tf, torch
 from jaxdeconv._convert import convert_filters
 from jaxdeconv._explain import Explanation, explain
 from jaxdeconv._filters import FilterLayout
@@ -21,4 +22,9 @@ __all__ = [
     "conv_transpose",
     "convert_filters",
     "explain",
+    "keras",
+    "lax",
+    "onnx",
+    "tf",
+    "torch",
 ]

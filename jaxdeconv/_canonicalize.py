@@ -58,7 +58,7 @@ def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtyp
             if not isinstance(value, np.ndarray) and not hasattr(value, "__jax_array__"):
                 raise TypeError("a list or a scalar, say, of which jax.numpy would guess the dtype")
             value = jnp.asarray(value)
-        except TypeError as cause:
+        except (TypeError, ValueError) as cause:  # ValueError: a masked array
             advice = f"pass a jax or numpy array of numbers, such as jax.numpy.asarray({name})"
             raise error(TypeError, function, f"{name} must be an array", name, value, advice) from cause
     if value.dtype not in dtypes:
@@ -142,7 +142,7 @@ def integer(function: str, name: str, value: object, whole: object = None) -> in
     scalar = isinstance(value, int | np.integer) or (
         isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
     )
-    if isinstance(value, bool) or not scalar:
+    if isinstance(value, bool | np.timedelta64) or not scalar:  # numpy counts a timedelta64 among its integers
         raise error(TypeError, function, f"{name} must be of integers", name, shown, "pass Python or numpy integers")
     return operator.index(value)  # type: ignore[arg-type]
 

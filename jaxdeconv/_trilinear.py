@@ -145,7 +145,9 @@ def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry,
             return y
         shape = [1] * y.ndim
         shape[geometry.channel_axis] = bias.size
-        return y + bias.astype(y.dtype).reshape(shape)
+        # In the accumulator's dtype, because the bias's gradient, a sum over batch and space, is formed in that of the addition.
+        wide = _accumulated(y.dtype)
+        return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(y.dtype)
 
 
 class Call(NamedTuple):

@@ -187,6 +187,7 @@ def conv3d_transpose(
     """Transposed 3-D convolution with the exact semantics of `tf.nn.conv3d_transpose`.
 
     In each of the three dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last five arguments.
+    int32, which TensorFlow does not have in three dimensions, is an extension.
 
     Args:
         input: `[B, D, H, W, I]` for "NDHWC", `[B, I, D, H, W]` for "NCDHW".
@@ -279,18 +280,16 @@ def conv_transpose(
     """
     function = "conv_transpose"
     if output_shape is None:
-        rank = getattr(input, "ndim", 0)
-        source: tuple[str, object] = ("the rank of input", f"of rank {rank}")
+        rule, origin = "input must have rank 3, 4 or 5 where output_shape is None", "input.shape"
+        sizes = canonicalize.array(function, "input", input, _DTYPES).shape
     else:
-        sizes = canonicalize.integers(function, "output_shape", output_shape)
-        rank, source = len(sizes), ("the number of entries of output_shape", sizes)
-    if rank not in _FORMATS:
-        name_of, value = ("input", source[1]) if output_shape is None else ("output_shape", source[1])
-        advice = "jaxdeconv.lax.conv_transpose takes any number of dimensions"
-        raise error(ValueError, function, f"{source[0]} must be 3, 4 or 5", name_of, value, advice)
+        rule, origin = "output_shape must have 3, 4 or 5 entries", "output_shape"
+        sizes = canonicalize.integers(function, origin, output_shape)
+    if len(sizes) not in _FORMATS:
+        raise error(ValueError, function, rule, origin, sizes, "jaxdeconv.lax.conv_transpose takes any number of dimensions")
     return _transposed(
         function,
-        _FORMATS[rank],
+        _FORMATS[len(sizes)],
         (input, filters, output_shape, strides, padding, data_format, dilations),
         (name, precision, preferred_element_type, implementation, forward_mode),
     )
@@ -305,7 +304,7 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     n = len(formats[0]) - 2
     canonicalize.choice(function, "data_format", data_format, (*formats, None))
     channels_last = data_format != formats[1]
-    if n == 2 and isinstance(padding, list | tuple | np.ndarray):
+    if n == 2 and isinstance(padding, list | tuple | np.ndarray | jax.Array):
         pads = _explicit_pads(function, padding, channels_last)
     else:
         hint = "upper case, as in TensorFlow" if n != 2 else "upper case, as in TensorFlow, or four pairs of integers"
@@ -328,8 +327,13 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
 
 def _explicit_pads(function: str, padding: Any, channels_last: bool) -> tuple[tuple[int, int], ...]:
     """What the forward convolution pads in height and width, from TensorFlow's four pairs."""
-    rows = padding.tolist() if isinstance(padding, np.ndarray) else padding
-    pairs = [canonicalize.integers(function, "padding", row) if isinstance(row, list | tuple | np.ndarray) else () for row in rows]
+
+    def entries(value: Any) -> Sequence[Any]:
+        if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+            value = np.asarray(value).tolist()
+        return value if isinstance(value, list | tuple) else (value,)
+
+    pairs = [tuple(canonicalize.integer(function, "padding", p, padding) for p in entries(row)) for row in entries(padding)]
     order = "[[0, 0], [top, bottom], [left, right], [0, 0]]" if channels_last else "[[0, 0], [0, 0], [top, bottom], [left, right]]"
     largest = canonicalize.LARGEST
     if len(pairs) != 4 or not all(len(pair) == 2 and all(isinstance(p, int) and 0 <= p <= largest for p in pair) for pair in pairs):
@@ -425,6 +429,9 @@ def _crops(
     else:
         first = full - sum(pads)
         last, default = first + s - 1, first + max(s - ke, 0)
+        if isinstance(last, int) and last < 0:
+            rule = f"padding of axis {axis} must add up to at most {full + s - 1} for an input of size {size}"
+            raise error(ValueError, function, rule, "padding", padding, "pass less, for no output size is valid")
     if length is None:
         length = default
     above = length - first
@@ -434,8 +441,7 @@ def _crops(
             f"under padding={canonicalize.describe(padding)} an input of size {size} with kernel {k}, stride {s} and dilation {d} "
             f"needs output_shape[{axis}] from {bounds[0]} to {bounds[1]}"
         )
-        raise error(
-            ValueError, function, rule, "output_shape", output_shape, f"pass one of these sizes, or output_shape=None for {default}"
-        )
+        default_advice = "" if isinstance(default, int) and default < 0 else f", or output_shape=None for {default}"
+        raise error(ValueError, function, rule, "output_shape", output_shape, f"pass one of these sizes{default_advice}")
     crop = max(full - length, 0) // 2 if pads is None else pads[0]
     return crop, full - length - crop

@@ -1,6 +1,6 @@
-"""Recorded answers of other frameworks: how the scripts in data/ store them, and how tests replay them. No framework is imported here.
+"""Recorded answers of other frameworks: how the scripts in data/ store them, and how tests replay them. None is imported here.
 
-All operands and cotangents are integers, so that every answer is one and every comparison is exact, in any dtype and order of summation.
+All operands and cotangents are integers, so that every answer is one and every comparison exact, in any dtype and order of summation.
 A case is a dict: `arrays`, by name, and whatever else says what the call was, as JSON can hold it. By convention the operands are
 named x, w and perhaps b, the result y, a cotangent of it g, and the cotangents of the operands dx, dw and db.
 """
@@ -49,7 +49,7 @@ def operands(case, dtype="float32"):
 
 
 def answers(function, cases, dtype="float32"):
-    """For each case (y, *cotangents) of function(case, x, w[, b]); compiled together and hardly optimized, for compiling takes the time."""
+    """For each case (y, *cotangents) of function(case, x, w[, b]); compiled together, hardly optimized: compiling takes the time."""
 
     def answer(case, x, w, b=None, g=None):
         arguments = (x, w) if b is None else (x, w, b)

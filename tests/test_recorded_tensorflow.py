@@ -1,99 +1,93 @@
-"""TensorFlow's own answers, recorded by data/record_tensorflow.py, replayed exactly: values, gradients, valid lengths; a few live."""
+"""TensorFlow's own answers, recorded by data/record_tensorflow.py, replayed exactly: values, gradients, what it takes; a few live."""
 
 import json
-import math
 import runpy
-from functools import partial
-from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded
 
 import jaxdeconv
 
-DATA = Path(__file__).parent / "data"
-CHUNKS = 12
+CASES, RECORDED = recorded.load("tensorflow")
+ACCEPTED, FORMS = (list(map(json.loads, RECORDED[name])) for name in ("accepted", "forms"))
+CHUNKS = 20
 
 
-def load():
-    """The cases with their arrays, and the rows of accepted lengths."""
-    with np.load(DATA / "tensorflow.npz") as file:
-        recorded = dict(file)
-    cases = list(map(json.loads, recorded["cases"]))
-    start = dict.fromkeys(("x", "w", "g", "y", "dx", "dw"), 0)
-    for case in cases:
-        case["arrays"] = {}
-        for kind, shape in case["shapes"].items():
-            stop = start[kind] + math.prod(shape)
-            case["arrays"][kind] = recorded[kind][start[kind] : stop].reshape(shape)
-            start[kind] = stop
-    assert all(stop == recorded[kind].size for kind, stop in start.items())
-    return cases, list(map(json.loads, recorded["accepted"]))
-
-
-CASES, ACCEPTED = load()
-
-
-def operands(case):
-    return {kind: jnp.asarray(case["arrays"][kind], case["dtype"]) for kind in ("x", "w", "g") if kind in case["arrays"]}
-
-
-def answers(cases):
-    """(y, dx, dw), or for int32 (y,), of each case; compiled together and hardly optimized, for compiling is all of the time."""
-
-    def answer(case, x, w, *g):
-        function = partial(jaxdeconv.conv1d_transpose, **case["arguments"])
-        if not g:
-            return (function(x, w),)
-        y, vjp = jax.vjp(function, x, w)
-        return (y, *vjp(*g))
-
-    def every(operands):
-        return [answer(case, *each) for case, each in zip(cases, operands, strict=True)]
-
-    return jax.jit(every, compiler_options={"xla_backend_optimization_level": 0})([tuple(operands(case).values()) for case in cases])
+def call(case, x, w):
+    return getattr(jaxdeconv, case["function"])(x, w, **case["arguments"])
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_values_and_gradients_equal_tensorflow(chunk):
-    cases = CASES[chunk::CHUNKS]
-    for case, answer in zip(cases, answers(cases), strict=True):
-        expected = [case["arrays"][kind] for kind in ("y", "dx", "dw") if kind in case["arrays"]]
-        for actual, recorded in zip(answer, expected, strict=True):
-            assert actual.dtype == case["dtype"]
-            np.testing.assert_array_equal(np.asarray(actual, np.float64), recorded, err_msg=str(case["arguments"]))
+    recorded.check(call, CASES[chunk::CHUNKS])
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_lengths_accepted_are_those_of_tensorflow(padding):
+def test_the_recorded_cases_are_of_every_kind():
+    """A recording that lost some would pass unseen."""
+    assert {case["function"] for case in CASES} == {"conv1d_transpose", "conv2d_transpose", "conv3d_transpose", "conv_transpose"}
+    two = [case["arguments"] for case in CASES if case["arrays"]["x"].ndim == 4]
+    assert {np.size(arguments["strides"]) for arguments in two} == {1, 2, 4}
+    assert {len(np.atleast_1d(arguments["strides"])) for case in CASES if (arguments := case["arguments"])} == {1, 2, 3, 4, 5}
+    assert {arguments.get("data_format", "") for arguments in two} == {"NHWC", "NCHW", None, ""}
+    assert sum(isinstance(arguments.get("padding"), list) for arguments in two) > 40
+
+
+def placed(size, axis, rank, rest=1):
+    """A shape, or strides or pads, with this entry at the axis."""
+    return [size if each == axis else rest for each in range(rank)]
+
+
+@pytest.mark.parametrize("function", ["conv1d_transpose", "conv2d_transpose"])
+@pytest.mark.parametrize("named", [True, False])
+def test_lengths_accepted_are_those_of_tensorflow(function, named, monkeypatch):
+    monkeypatch.setattr("jaxdeconv.tf._conv_transpose", lambda x, w, geometry, _: geometry.output_shape(x.shape, w.shape))
     for row in ACCEPTED:
-        if row["padding"] != padding:
+        if row["function"] != function or isinstance(row["padding"], str) != named:
             continue
+        axis, rank, padding = row["axis"], row["rank"], row["padding"]
+        operands = placed(row["width"], axis, rank), [*placed(row["kernel"], axis, rank)[1:-1], 1, 1]
+        x, w = map(jnp.zeros, operands)
+        arguments = {
+            "strides": placed(row["stride"], axis, rank),
+            "padding": padding if named else placed(padding, axis, rank, [0, 0]),
+        }
         accepted = []
-        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, row["width"], 1), (row["kernel"], 1, 1))]
         for length in range(row["limit"]):
-            function = partial(jaxdeconv.conv1d_transpose, output_shape=(1, length, 1), strides=row["stride"], padding=padding)
+            shape = placed(length, axis, rank)
             try:
-                y = jax.eval_shape(function, *shapes)
+                y_shape = getattr(jaxdeconv, function)(x, w, shape, **arguments)
             except ValueError:
                 continue
-            assert y.shape == (1, length, 1)
+            assert y_shape == tuple(shape)
             accepted.append(length)
-        # Under VALID TensorFlow's size check, a division that truncates toward zero, lets an empty input pass with some lengths
+        # Unless under SAME TensorFlow's size check, a division that truncates toward zero, lets an empty input pass with some lengths
         # shorter than the kernel, and the filter gradient is then uninitialized memory or a crash. Here no length is valid.
-        valid = [] if padding == "VALID" and row["width"] == 0 else row["lengths"]
+        valid = [] if padding != "SAME" and row["width"] == 0 else row["lengths"]
         assert accepted == valid, row
+
+
+def test_forms_accepted_are_those_of_tensorflow():
+    x, w = jnp.ones((1, 2, 2, 3)), jnp.ones((3, 3, 2, 3))
+    for row in FORMS:
+        try:
+            jaxdeconv.conv2d_transpose(x, w, **row["arguments"])
+            accepted = True
+        except (ValueError, TypeError):
+            accepted = False
+        # TensorFlow's op also takes the spatial sizes alone, for which tf.nn.conv2d_transpose documents no meaning.
+        wanted = row["accepted"] and row["arguments"]["output_shape"] != [4, 4]
+        assert accepted == wanted, row
 
 
 @pytest.mark.filterwarnings("default")  # TensorFlow's own
 def test_a_sample_equals_live_tensorflow():
     pytest.importorskip("tensorflow")
-    live = runpy.run_path(str(DATA / "record_tensorflow.py"))["answer"]
-    cases = CASES[::40]
-    for case, answer in zip(cases, answers(cases), strict=True):
-        theirs = live(case, **{kind: np.asarray(operand) for kind, operand in operands(case).items()})
+    live = runpy.run_path(str(recorded.DATA / "record_tensorflow.py"))["answer"]
+    cases = CASES[::50]
+    for case, answer in zip(cases, recorded.answers(call, cases), strict=True):
+        theirs = live(case, **{kind: np.asarray(operand) for kind, operand in recorded.operands(case, case["dtype"]).items()})
         for actual, expected in zip(answer, theirs, strict=True):
             assert actual.dtype == expected.dtype
             np.testing.assert_array_equal(np.asarray(actual), expected, err_msg=str(case["arguments"]))

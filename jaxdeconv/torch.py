@@ -1,0 +1,296 @@
+"""PyTorch's convention: channels first, unbatched input too. The rule for (crop, L) from padding and output_padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._canonicalize import Precision, error
+from jaxdeconv._geometry import Geometry, full_size
+from jaxdeconv._lowerings import Implementation
+from jaxdeconv._trilinear import conv_transpose as _conv_transpose
+
+Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
+
+_DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, np.dtype(np.int64))
+
+
+def conv_transpose1d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation | None = None,
+    forward_mode: bool = False,
+) -> jax.Array:
+    """Transposed 1-D convolution with the exact semantics of `torch.nn.functional.conv_transpose1d`.
+
+    With stride s, dilation d and kernel size k, every input sample n spreads a copy of the filter, tap j landing at `n*s + j*d`.
+    Of the sum, `padding` samples are cut from both ends and `output_padding` are then added at the high end: those that were cut
+    there come back, and zeros follow.
+
+        full[b, o, n*s + j*d] += sum over i of weight[i, o, j] * input[b, i, n]
+        output = full[:, :, padding : padding + L] + bias[:, None],    L = (W-1)*s + (k-1)*d + 1 - 2*padding + output_padding
+
+    This is the gradient of `torch.nn.functional.conv1d` with respect to its input, not an inverse; the filter is not flipped.
+
+    Args:
+        input: `[B, I, W]`, or `[I, W]` without a batch; float16, bfloat16, float32, float64, complex64, complex128 or int64. B may be
+            zero, and only then may W.
+        weight: `[I, O / groups, k]`, of the dtype of input, as `torch.nn.ConvTranspose1d` stores it. No size may be zero.
+        bias: `[O]`, of that dtype too, or None.
+        stride: s >= 1: an int or a list, tuple or array of length 1.
+        padding: how much is cut from each end, >= 0, in the forms of stride.
+        output_padding: how much is added at the high end, >= 0 and less than stride or dilation; in the forms of stride.
+        groups: how many groups the channels are split into; a divisor of I.
+        dilation: d >= 1 in the forms of stride.
+        precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
+        preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        forward_mode: False for the hand-written, fast reverse-mode gradients. True to leave differentiation to JAX, which allows
+            forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
+
+    Returns:
+        `[B, O, L]`, or `[O, L]` for an input without a batch. float16 and bfloat16 are accumulated in float32.
+
+    Raises:
+        ValueError: a length, size, shape or choice that does not fit, or an empty output.
+        TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    Gradients:
+        `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
+        in which each gradient is one plain convolution; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
+        custom_vjp function: pass forward_mode=True there. Complex cotangents follow JAX's convention, and are the conjugates of those
+        that PyTorch returns. int64 has no gradient.
+
+    References:
+        `torch.nn.functional.conv_transpose1d`, PyTorch 2.13; V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep
+        learning, arXiv:1603.07285, section 4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxdeconv.torch import conv_transpose1d
+        >>> x = jnp.array([1.0, 10.0, 100.0]).reshape(1, 1, 3)
+        >>> w = jnp.array([1.0, 2.0, 3.0]).reshape(1, 1, 3)
+        >>> conv_transpose1d(x, w, stride=2)[0, 0].tolist()
+        [1.0, 2.0, 13.0, 20.0, 130.0, 200.0, 300.0]
+        >>> conv_transpose1d(x, w, stride=2, padding=1, output_padding=1)[0, 0].tolist()
+        [2.0, 13.0, 20.0, 130.0, 200.0, 300.0]
+    """
+    return _transposed(
+        "conv_transpose1d",
+        1,
+        (input, weight, bias, stride, padding, output_padding, groups, dilation),
+        (precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+def conv_transpose2d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation | None = None,
+    forward_mode: bool = False,
+) -> jax.Array:
+    """Transposed 2-D convolution with the exact semantics of `torch.nn.functional.conv_transpose2d`.
+
+    In each of the two dimensions as `conv_transpose1d` has it, which see for formula, dtypes, gradients and last four arguments:
+
+        full[b, o, m*s + j*d, n*t + l*e] += sum over i of weight[i, o, j, l] * input[b, i, m, n]
+
+    Args:
+        input: `[B, I, H, W]`, or `[I, H, W]` without a batch.
+        weight: `[I, O / groups, kh, kw]`, of the dtype of input, as `torch.nn.ConvTranspose2d` stores it.
+        bias: `[O]`, of that dtype too, or None.
+        stride: an int, or of length 1 or 2: height, width.
+        padding: in the forms of stride.
+        output_padding: in the forms of stride; in each dimension less than the stride or dilation there.
+        groups: how many groups the channels are split into; a divisor of I.
+        dilation: in the forms of stride.
+        precision: as for `conv_transpose1d`, as are the arguments after it.
+        preferred_element_type: see there.
+        implementation: see there.
+        forward_mode: see there.
+
+    Returns:
+        `[B, O, *L]`, or `[O, *L]` for an input without a batch.
+
+    Raises:
+        ValueError: a length, size, shape or choice that does not fit, or an empty output.
+        TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    References:
+        `torch.nn.functional.conv_transpose2d`, PyTorch 2.13.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxdeconv.torch import conv_transpose2d
+        >>> x = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(1, 1, 2, 2)
+        >>> w = jnp.ones((1, 1, 3, 3))
+        >>> conv_transpose2d(x, w, stride=2, padding=1)[0, 0].astype(int).tolist()
+        [[1, 11, 10], [101, 1111, 1010], [100, 1100, 1000]]
+        >>> conv_transpose2d(x, w, stride=2, padding=1, output_padding=(0, 1)).shape
+        (1, 1, 3, 4)
+    """
+    return _transposed(
+        "conv_transpose2d",
+        2,
+        (input, weight, bias, stride, padding, output_padding, groups, dilation),
+        (precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+def conv_transpose3d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation | None = None,
+    forward_mode: bool = False,
+) -> jax.Array:
+    """Transposed 3-D convolution with the exact semantics of `torch.nn.functional.conv_transpose3d`.
+
+    In each of the three dimensions as `conv_transpose1d` has it, which see for formula, dtypes, gradients and last four arguments.
+
+    Args:
+        input: `[B, I, D, H, W]`, or `[I, D, H, W]` without a batch.
+        weight: `[I, O / groups, kd, kh, kw]`, of the dtype of input, as `torch.nn.ConvTranspose3d` stores it.
+        bias: `[O]`, of that dtype too, or None.
+        stride: an int, or of length 1 or 3: depth, height, width.
+        padding: in the forms of stride.
+        output_padding: in the forms of stride; in each dimension less than the stride or dilation there.
+        groups: how many groups the channels are split into; a divisor of I.
+        dilation: in the forms of stride.
+        precision: as for `conv_transpose1d`, as are the arguments after it.
+        preferred_element_type: see there.
+        implementation: see there.
+        forward_mode: see there.
+
+    Returns:
+        `[B, O, *L]`, or `[O, *L]` for an input without a batch.
+
+    Raises:
+        ValueError: a length, size, shape or choice that does not fit, or an empty output.
+        TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    References:
+        `torch.nn.functional.conv_transpose3d`, PyTorch 2.13.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxdeconv.torch import conv_transpose3d
+        >>> x, w = jnp.ones((1, 8, 4, 4, 2)), jnp.ones((8, 5, 3, 3, 3))
+        >>> conv_transpose3d(x, w, stride=2, padding=1, output_padding=(1, 1, 0)).shape
+        (1, 5, 8, 8, 3)
+    """
+    return _transposed(
+        "conv_transpose3d",
+        3,
+        (input, weight, bias, stride, padding, output_padding, groups, dilation),
+        (precision, preferred_element_type, implementation, forward_mode),
+    )
+
+
+def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[Any, ...]) -> jax.Array:
+    """Any of the above, in n dimensions: their arguments up to dilation, and those after."""
+    x, w, bias, stride, padding, output_padding, groups, dilation = arguments
+    stride = canonicalize.spatial(function, "stride", stride, n)
+    padding = canonicalize.spatial(function, "padding", padding, n, minimum=0)
+    output_padding = canonicalize.spatial(function, "output_padding", output_padding, n, minimum=0)
+    dilation = canonicalize.spatial(function, "dilation", dilation, n)
+    groups = canonicalize.integer(function, "groups", groups)
+    x = canonicalize.array(function, "input", x, _DTYPES)
+    w = canonicalize.array(function, "weight", w, _DTYPES)
+    canonicalize.same_dtype(function, "input", x, "weight", w)
+    if x.ndim not in (n + 1, n + 2):
+        axes = canonicalize.axis_names(n, False, "in")
+        rule = f"input must have rank {n + 2}, {axes}, or {n + 1}, without the batch"
+        raise error(ValueError, function, rule, "input.shape", x.shape, "map over more dimensions with jax.vmap")
+    _check_weight(function, n, x.shape, w, groups)
+    bias = canonicalize.bias_of(function, bias, "bias", w.shape[1] * groups, "input", x)
+    crops = _crops(function, x.shape, w.shape[2:], stride, padding, output_padding, dilation)
+    geometry = Geometry(w.shape[2:], stride, dilation, crops, groups, channels_last=False)
+    options = canonicalize.options(function, x, None, *how)
+    if x.ndim == n + 2:
+        return _conv_transpose(x, w, geometry, options, bias, "torch")
+    return jnp.squeeze(_conv_transpose(jnp.expand_dims(x, 0), w, geometry, options, bias, "torch"), 0)
+
+
+def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array, groups: int) -> None:
+    axes = f"[in, out / groups, {', '.join(canonicalize.SPATIAL[-n:])}]"
+    advice = f"bring a filter of another layout to {axes} with jaxdeconv.convert_filters"
+    canonicalize.rank(function, "weight", w, axes, advice)
+    if not all(isinstance(size, int) and size > 0 for size in w.shape[2:]) or 0 in w.shape[:2]:
+        rule = "weight must have a static, positive kernel size and channels"
+        raise error(ValueError, function, rule, "weight.shape", w.shape, "only the batch may be empty")
+    axis = len(x_shape) - n - 1
+    if x_shape[axis] != w.shape[0]:
+        rule = f"axis {axis} of input and axis 0 of weight must be equal, and input has shape {x_shape}"
+        advice = f"weight is {axes}, with its first two axes the other way round than for a convolution"
+        raise error(ValueError, function, rule, "weight.shape", w.shape, advice)
+    if not isinstance(groups, int) or groups < 1 or w.shape[0] % groups != 0:
+        rule = f"groups must be a divisor of the {w.shape[0]} input channels"
+        raise error(ValueError, function, rule, "groups", groups, "weight.shape[1] is the output channels of each group")
+
+
+def _crops(
+    function: str,
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    output_padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
+    """Padding from both ends, less output_padding at the high one, which torch does not let reach a full period."""
+    if any(op >= max(s, d) for op, s, d in zip(output_padding, stride, dilation, strict=True)):
+        rule = f"output_padding must be less than stride or dilation in each dimension, and these are {stride} and {dilation}"
+        raise error(ValueError, function, rule, "output_padding", output_padding, "pad the result with jax.numpy.pad")
+    # torch allows empty sizes where there is nothing to compute, in an empty batch; channels are not empty where there is no batch.
+    minimum = 0 if x_shape[0] == 0 else 1
+    sizes = x_shape[-len(kernel) :]
+    if not all(_at_least(minimum, size) for size in sizes):
+        rule = "input must not be empty but for its batch"
+        raise error(ValueError, function, rule, "input.shape", x_shape, "torch has no rule for what to return")
+    lengths = tuple(
+        full_size(size, k, s, d) - 2 * p + op
+        for size, k, s, d, p, op in zip(sizes, kernel, stride, dilation, padding, output_padding, strict=True)
+    )
+    if not all(_at_least(minimum, length) for length in lengths):
+        rule = f"the output must not be empty, and of an input of shape {x_shape} it would have spatial sizes {lengths}"
+        advice = "pass less padding; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'"
+        raise error(ValueError, function, rule, "padding", padding, advice)
+    return tuple((p, p - op) for p, op in zip(padding, output_padding, strict=True))
+
+
+def _at_least(minimum: int, size: int) -> bool:
+    """Whether size is; a symbolic one, for which < may raise, must be so for all that it can stand for."""
+    return bool(jax.core.max_dim(size, minimum) == size)

@@ -1,0 +1,147 @@
+"""explain: its fields against brute force, its conventions against the front-ends they name, and that nothing runs."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import jaxdeconv
+
+
+def structs(case, dtype=np.float32):
+    x, w, _ = case.operands(dtype=dtype)
+    return jax.ShapeDtypeStruct(x.shape, dtype), jax.ShapeDtypeStruct(w.shape, dtype)
+
+
+def explained(case):
+    return jaxdeconv.explain(jaxdeconv.conv1d_transpose, *structs(case), **case.keywords)
+
+
+def test_fields():
+    for case in cases.GRID[::7]:
+        found = explained(case)
+        full = (case.width - 1) * case.stride + (case.kernel - 1) * case.dilation + 1
+        assert found.function == "conv1d_transpose"
+        assert found.output_shape == case.output_shape
+        assert found.filter_shape == (case.kernel, case.out_channels // case.groups, case.in_channels)
+        assert (found.strides, found.dilations, found.groups) == ((case.stride,), (case.dilation,), case.groups)
+        assert found.crops == ((case.crop, full - case.length - case.crop),)
+        landing = sum(
+            1 for _ in oracle._taps((case.width,), (case.kernel,), (case.stride,), (case.dilation,), (case.crop,), (case.length,))
+        )
+        assert found.flops == 2 * case.batch * landing * case.in_channels * case.out_channels // case.groups
+        assert found.largest_temporary == {"transpose": 4 * np.prod(found.filter_shape), "input_grad": 0, "filter_grad": 0}
+        assert all(set(chosen.values()) == {"dilated"} for chosen in found.lowerings.values())
+        assert all(set(chosen) == {"cpu", "gpu", "tpu"} for chosen in found.lowerings.values())
+
+
+def geometry(found):
+    return found.strides, found.dilations, found.crops, found.groups, found.flops
+
+
+def check_conventions(found, channels_last):
+    """Feeds what it says back into each front-end; returns which could say something."""
+    n = len(found.strides)
+    x_last = jnp.moveaxis(jnp.zeros(found.input_shape), 1, -1).shape if not channels_last else found.input_shape
+    x_first = (x_last[0], x_last[-1], *x_last[1:-1])
+    filters = {
+        layout: jaxdeconv.convert_filters(jnp.zeros(found.filter_shape), "tf", layout, found.groups).shape
+        for layout in ("torch", "lax")
+    }
+    s, d, groups = found.strides, found.dilations, found.groups
+
+    def struct(shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def tf(said):
+        layout = {1: "NWC NCW", 2: "NHWC NCHW", 3: "NDHWC NCDHW"}[n].split()[not channels_last]
+        x = struct(x_last if channels_last else x_first)
+        return jaxdeconv.explain(
+            jaxdeconv.conv_transpose, x, struct(found.filter_shape), strides=s, dilations=d, data_format=layout, **said
+        )
+
+    def torch(said):
+        function = [jaxdeconv.torch.conv_transpose1d, jaxdeconv.torch.conv_transpose2d, jaxdeconv.torch.conv_transpose3d][n - 1]
+        return jaxdeconv.explain(function, struct(x_first), struct(filters["torch"]), stride=s, dilation=d, groups=groups, **said)
+
+    def onnx(said):
+        call = jaxdeconv.onnx.conv_transpose
+        return jaxdeconv.explain(call, struct(x_first), struct(filters["torch"]), strides=s, dilations=d, group=groups, **said)
+
+    def lax(said):
+        return jaxdeconv.explain(jaxdeconv.lax.conv_transpose, struct(x_last), struct(filters["lax"]), s, rhs_dilation=d, **said)
+
+    def keras(said):
+        call = jaxdeconv.keras.conv_transpose
+        return jaxdeconv.explain(call, struct(x_last), struct(found.filter_shape), strides=s, dilation_rate=d, **said)
+
+    spoken = set()
+    for name, front_end in {"tf": tf, "torch": torch, "onnx": onnx, "lax": lax, "keras": keras}.items():
+        said = found.conventions[name]
+        if isinstance(said, str):
+            assert said.startswith("not expressible: ")
+            continue
+        assert geometry(front_end(said)) == geometry(found), (name, said, found)
+        spoken.add(name)
+    return spoken
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_conventions_of_tensorflow_calls(part):
+    spoken = [check_conventions(explained(case), case.data_format == "NWC") for case in cases.GRID[part::17]]
+    assert all({"tf", "lax"} <= each for each in spoken)
+    assert {"torch", "onnx", "keras"} <= set().union(*spoken)
+
+
+def test_conventions_of_other_calls():
+    x, w = jnp.zeros((2, 4, 7), jnp.float32), jnp.zeros((4, 3, 5), jnp.float32)
+    for stride, padding, extra, dilation in [(2, 1, 1, 1), (3, 2, 0, 2), (1, 0, 0, 1), (2, 0, 1, 2), (3, 4, 2, 1)]:
+        found = jaxdeconv.explain(jaxdeconv.torch.conv_transpose1d, x, w, None, stride, padding, extra, 1, dilation)
+        assert found.conventions["torch"] == {"padding": (padding,), "output_padding": (extra,)}
+        assert {"torch", "onnx", "lax"} <= check_conventions(found, channels_last=False)
+    square = jnp.zeros((1, 4, 5, 6), jnp.float32), jnp.zeros((4, 3, 3, 2), jnp.float32)
+    found = jaxdeconv.explain(jaxdeconv.torch.conv_transpose2d, *square, None, 2, (0, 1))
+    assert found.conventions["tf"]["padding"] == [[0, 0], [0, 0], [0, 0], [1, 1]]
+    assert "tf" in check_conventions(found, channels_last=False)
+    found = jaxdeconv.explain(jaxdeconv.lax.conv_transpose, jnp.zeros((1, 5, 4)), jnp.zeros((3, 4, 2)), (2,), [(4, 5)])
+    assert {name for name, said in found.conventions.items() if isinstance(said, str)} == {"tf", "torch", "onnx", "keras"}
+    check_conventions(found, channels_last=True)
+
+
+def test_nothing_runs():
+    """Sizes that no machine could hold, and no lowering is compiled."""
+    x = jax.ShapeDtypeStruct((1024, 10**7, 4096), jnp.float32)
+    w = jax.ShapeDtypeStruct((16, 4096, 4096), jnp.float32)
+    found = jaxdeconv.explain(jaxdeconv.conv1d_transpose, x, w, None, 8)
+    assert found.flops > 10**18
+    concrete = jaxdeconv.explain(lambda: jaxdeconv.conv1d_transpose(jnp.ones((1, 3, 1)), jnp.ones((3, 1, 1)), None, 2))
+    assert concrete.output_shape == (1, 6, 1)
+
+
+def test_complex_products_count_eight():
+    case = cases.GRID[40]
+    x, w = structs(case, np.complex64)
+    one = jaxdeconv.explain(
+        jaxdeconv.lax.conv_transpose,
+        jax.ShapeDtypeStruct((1, 3, 2), x.dtype),
+        jax.ShapeDtypeStruct((3, 2, 4), w.dtype),
+        (2,),
+        "VALID",
+    )
+    assert one.flops == 8 * 9 * 2 * 4
+
+
+def test_errors():
+    x, w = jnp.ones((1, 3, 1)), jnp.ones((3, 1, 1))
+    op = jaxdeconv.conv1d_transpose
+    with pytest.raises(
+        ValueError, match=r"explain: function must make exactly one transposed convolution .*, got function=.*; it made 0"
+    ):
+        jaxdeconv.explain(lambda x: x, x)
+    with pytest.raises(ValueError, match="; it made 2"):
+        jaxdeconv.explain(lambda x: op(op(x, w, None, 2), w, None, 2), x)
+    with pytest.raises(ValueError, match="conv1d_transpose: under padding"):
+        jaxdeconv.explain(op, x, w, [1, 9, 1], 2)
+    assert not isinstance(jaxdeconv.explain(op, x, w, None, 2).conventions["tf"], str)  # a failed call leaves nothing behind
