@@ -273,7 +273,7 @@ def _crops(
     """Padding from both ends, less output_padding at the high one, which torch does not let reach a full period."""
     if any(op >= max(s, d) for op, s, d in zip(output_padding, stride, dilation, strict=True)):
         rule = f"output_padding must be less than stride or dilation in each dimension, and these are {stride} and {dilation}"
-        raise error(ValueError, function, rule, "output_padding", output_padding, "pad the result with jax.numpy.pad")
+        raise error(ValueError, function, rule, "output_padding", output_padding, "for a longer output pass less padding")
     # torch allows empty sizes where there is nothing to compute, in an empty batch; channels are not empty where there is no batch.
     minimum = 0 if x_shape[0] == 0 else 1
     sizes = x_shape[-len(kernel) :]

@@ -130,7 +130,7 @@ def together(functions, operands, **compiler_options):
 
 
 @pytest.mark.parametrize("part", range(4))
-@pytest.mark.parametrize(("ndim", "generic", "count"), [(2, False, 40), (3, False, 15), (1, True, 10), (2, True, 10), (3, True, 5)])
+@pytest.mark.parametrize(("ndim", "generic", "count"), [(2, False, 30), (3, False, 12), (1, True, 6), (2, True, 6), (3, True, 4)])
 def test_random(ndim, generic, count, part):
     several = [random_case(np.random.default_rng([ndim, generic, part, index]), ndim, generic) for index in range(count)]
     operands = [case.operands() for case in several]
@@ -209,7 +209,7 @@ def test_forms_of_arguments():
 def test_finite_differences(case):
     x, w, _ = case.operands()
     # The map is bilinear: a central difference of any width is exact but for rounding, so eps=1 and a tight tolerance.
-    check_grads(jax.jit(case.op(), compiler_options=QUICK), (x, w), order=1, modes=["rev"], eps=1.0, atol=1e-11, rtol=1e-11)
+    check_grads(jax.jit(case.op()), (x, w), order=1, modes=["rev"], eps=1.0, atol=1e-11, rtol=1e-11)
 
 
 @samples
@@ -305,8 +305,7 @@ EXPORTED = {
 
 
 @pytest.mark.parametrize("padding", EXPORTED)
-@pytest.mark.parametrize("data_format", FORMATS[2])
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(("data_format", "given"), [("NHWC", True), ("NCHW", True), ("NCHW", False)])
 def test_symbolic_batch_height_and_width(padding, data_format, given):
     pads = [[1, 1], [0, 2]]
     pads = [[0, 0], *pads, [0, 0]] if data_format == "NHWC" else [[0, 0], [0, 0], *pads]
@@ -329,7 +328,7 @@ def test_symbolic_batch_height_and_width(padding, data_format, given):
     called_back = export.deserialize(exported.serialize())
     for batch, sizes in ((1, (1, 3)), (2, (4, 2))):
         x = np.random.default_rng(1).standard_normal(layout(batch, sizes, 4)).astype(np.float32)
-        close(called_back.call(x, w), run(x, w), 2e-5)
+        close(called_back.call(x, w), jax.jit(run, compiler_options=QUICK)(x, w), 2e-5)
 
 
 def test_symbolic_sizes_in_three_dimensions_and_symbolic_channels():
