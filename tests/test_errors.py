@@ -407,6 +407,12 @@ def test_a_traced_entry():
         jax.jit(lambda flag: jaxdeconv.conv1d_transpose(X, W, None, 2, forward_mode=flag))(True)
 
 
+def test_no_advice_to_pass_what_was_passed():
+    """output_shape=None is advised only where it would give a size."""
+    with pytest.raises(ValueError, match=r"from 0 to 0, got output_shape=None; pass one of these sizes$"):
+        jaxdeconv.conv2d_transpose(X2, W2, None, 2, [[0, 0], [5, 5], [0, 0], [0, 0]])
+
+
 def test_strides_are_required():
     for function in TABLES:
         with pytest.raises(TypeError, match="strides"):
