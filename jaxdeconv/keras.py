@@ -41,9 +41,10 @@ def conv_transpose(
 
     full counts as zero past its end. With the effective kernel `ke = (k-1)*d + 1` and output_padding p:
 
-    | padding | crop                          | L                     | p where output_padding is None      |
-    | "valid" | 0                             | (W-1)*s + ke + p      | max(s-ke, 0): L = (W-1)*s+max(ke,s) |
-    | "same"  | max(ke - ke%2 - p, 0) // 2    | (W-1)*s + ke%2 + p    | s - ke%2: L = W*s                   |
+    | padding | crop | L | p where output_padding is None |
+    |---|---|---|---|
+    | "valid" | 0 | `(W-1)*s + ke + p` | `max(s-ke, 0)`, so that `L = (W-1)*s + max(ke, s)` |
+    | "same" | `max(ke - ke%2 - p, 0) // 2` | `(W-1)*s + ke%2 + p` | `s - ke%2`, so that `L = W*s` |
 
     Args:
         inputs: `[B, *W, I]`, or `[B, I, *W]` for "channels_first", of rank 3, 4 or 5; any floating, complex or signed integer dtype

@@ -51,11 +51,12 @@ def conv_transpose(
     and for transpose_kernel=True has k-1-j for j and the channels of rhs swapped, which makes it TensorFlow's and Keras's filter.
     What padding says about (lo, hi) depends on what it is:
 
-    | padding                             | lo                         | hi               | L                     |
-    | "SAME"                              | ke-1 - max(ke-s, 0)//2     | ke + s-2 - lo    | W*s                   |
-    | "VALID"                             | ke-1                       | max(ke, s) - 1   | (W-1)*s + max(ke, s)  |
-    | (lo, hi)                            | lo                         | hi               | as above              |
-    | (p, q) with use_consistent_padding  | ke-1 - p                   | ke-1 - q         | (W-1)*s + ke - p - q  |
+    | padding | lo | hi | L |
+    |---|---|---|---|
+    | "SAME" | `ke-1 - max(ke-s, 0)//2` | `ke + s-2 - lo` | `W*s` |
+    | "VALID" | `ke-1` | `max(ke, s) - 1` | `(W-1)*s + max(ke, s)` |
+    | (lo, hi) | lo | hi | as above |
+    | (p, q) with use_consistent_padding | `ke-1 - p` | `ke-1 - q` | `(W-1)*s + ke - p - q` |
 
     The last row crops what the forward convolution padded, as PyTorch has it. Exactly these spellings of "SAME" and "VALID" are the
     transposed convolution's. Where all strides are 1, lax lets any other spelling, as "same", "valid" or "SAME_LOWER", through to
