@@ -186,6 +186,11 @@ def spatial(
     return entries * ndim if len(entries) == 1 else entries
 
 
+def at_least(minimum: int, size: int) -> bool:
+    """Whether size is; a symbolic one, for which < may raise, must be so for all that it can stand for."""
+    return bool(jax.core.max_dim(size, minimum) == size)
+
+
 @lru_cache
 def _lax_takes(precision: Any) -> bool:
     operand = np.zeros((1, 1, 1), np.float32)

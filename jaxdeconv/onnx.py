@@ -128,8 +128,7 @@ def conv_transpose(
         cut = _split(auto_pad, x.shape, fulls, lengths, output_shape)
     else:
         lengths = tuple(full - begin - end for full, begin, end in zip(fulls, cut[:n], cut[n:], strict=True))
-    # A symbolic length, for which < may raise, must not be negative whatever it stands for.
-    if any(jax.core.max_dim(length, 0) != length for length in lengths):
+    if not all(canonicalize.at_least(0, length) for length in lengths):
         name, value = ("pads", pads) if output_shape is None else ("output_shape", output_shape)
         rule = f"the output must not have negative sizes, and of X of shape {x.shape} it would have {lengths}"
         advice = "pass smaller pads or a larger X; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'"

@@ -277,20 +277,15 @@ def _crops(
     # torch allows empty sizes where there is nothing to compute, in an empty batch; channels are not empty where there is no batch.
     minimum = 0 if x_shape[0] == 0 else 1
     sizes = x_shape[-len(kernel) :]
-    if not all(_at_least(minimum, size) for size in sizes):
+    if not all(canonicalize.at_least(minimum, size) for size in sizes):
         rule = "input must not be empty but for its batch"
         raise error(ValueError, function, rule, "input.shape", x_shape, "torch has no rule for what to return")
     lengths = tuple(
         full_size(size, k, s, d) - 2 * p + op
         for size, k, s, d, p, op in zip(sizes, kernel, stride, dilation, padding, output_padding, strict=True)
     )
-    if not all(_at_least(minimum, length) for length in lengths):
+    if not all(canonicalize.at_least(minimum, length) for length in lengths):
         rule = f"the output must not be empty, and of an input of shape {x_shape} it would have spatial sizes {lengths}"
         advice = "pass less padding; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'"
         raise error(ValueError, function, rule, "padding", padding, advice)
     return tuple((p, p - op) for p, op in zip(padding, output_padding, strict=True))
-
-
-def _at_least(minimum: int, size: int) -> bool:
-    """Whether size is; a symbolic one, for which < may raise, must be so for all that it can stand for."""
-    return bool(jax.core.max_dim(size, minimum) == size)
