@@ -235,7 +235,7 @@ def options(
     if implementation is not None:
         choice(function, "implementation", implementation, (None, *get_args(Implementation)), "pass None to have it chosen")
     choice(function, "forward_mode", forward_mode, (False, True))
-    return Options(name, dtype, precision, implementation, forward_mode)  # type: ignore[arg-type]
+    return Options(function, name, dtype, precision, implementation, forward_mode)  # type: ignore[arg-type]
 
 
 def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:

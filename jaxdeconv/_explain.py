@@ -11,8 +11,8 @@ import jax
 
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel, full_size
-from jaxdeconv._lowerings import LARGEST_TEMPORARY, Contraction, Implementation
-from jaxdeconv._select import Platform, select
+from jaxdeconv._lowerings import Contraction, Implementation
+from jaxdeconv._select import Platform, largest_temporary
 from jaxdeconv._trilinear import Call, calls
 
 _CONTRACTIONS: tuple[Contraction, ...] = get_args(Contraction)
@@ -69,7 +69,7 @@ class Explanation:
     crops: tuple[tuple[int, int], ...]
     groups: int
     flops: int
-    largest_temporary: Mapping[Contraction, int]
+    largest_temporary: Mapping[Contraction, Mapping[Platform, int]]
     lowerings: Mapping[Contraction, Mapping[Platform, Implementation]]
     conventions: Mapping[str, dict[str, Any] | str]
 
@@ -82,9 +82,11 @@ class Explanation:
             f"  useful FLOPs        {self.flops:,} in each of T, C and F",
         ]
         for contraction in _CONTRACTIONS:
-            chosen = ", ".join(f"{platform} {name}" for platform, name in self.lowerings[contraction].items())
-            label = f"{_LETTERS[contraction]} = {contraction}"
-            lines.append(f"  {label:18}  {chosen}; largest temporary {self.largest_temporary[contraction]:,} bytes")
+            temporaries = self.largest_temporary[contraction]
+            chosen = ", ".join(
+                f"{platform} {name} ({temporaries[platform]:,} bytes)" for platform, name in self.lowerings[contraction].items()
+            )
+            lines.append(f"  {f'{_LETTERS[contraction]} = {contraction}':18}  {chosen}")
         lines.append("  the same window elsewhere")
         for name, arguments in self.conventions.items():
             text = arguments if isinstance(arguments, str) else ", ".join(f"{key}={value!r}" for key, value in arguments.items())
@@ -158,20 +160,15 @@ def _explanation(call: Call) -> Explanation:
             geometry.spatial_axes, geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True
         )
     )
-    in_channels, out_channels = (shape[geometry.channel_axis] for shape in (call.input_shape, call.output_shape))
-    filter_shape = (*geometry.kernel, out_channels // geometry.groups, in_channels)
+    filter_shape = call.filter_shape
     products = call.input_shape[0] * math.prod(each.products for each in dimensions) * math.prod(filter_shape[-2:])
-    lowerings = {
-        contraction: {platform: select(contraction, geometry, call.options.implementation, platform) for platform in _PLATFORMS}
-        for contraction in _CONTRACTIONS
-    }
+    lowerings = {contraction: call.choices(contraction) for contraction in _CONTRACTIONS}
     temporaries = {
-        contraction: dtype.itemsize
-        * max(LARGEST_TEMPORARY[name](contraction, call.input_shape, filter_shape) for name in lowerings[contraction].values())
-        for contraction in _CONTRACTIONS
+        contraction: {platform: largest_temporary(name, contraction, call.sizes) for platform, name in chosen.items()}
+        for contraction, chosen in lowerings.items()
     }
     return Explanation(
-        function=call.options.name,
+        function=call.options.function,
         input_shape=call.input_shape,
         filter_shape=filter_shape,
         output_shape=call.output_shape,

@@ -12,6 +12,7 @@ static and hashable even where sizes are symbolic (`jax.export`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def effective_kernel(kernel: int, dilation: int) -> int:
@@ -22,6 +23,27 @@ def effective_kernel(kernel: int, dilation: int) -> int:
 def full_size(size: int, kernel: int, stride: int, dilation: int) -> int:
     """(W-1)*s + ke, the output length before anything is cropped."""
     return (size - 1) * stride + effective_kernel(kernel, dilation)
+
+
+class Run(NamedTuple):
+    """Consecutive taps that reach the same block of s outputs: n*s + j*d - crop_lo = (n + block)*s + phase + (j - tap)*d."""
+
+    block: int
+    phase: int
+    tap: int
+    count: int
+
+
+def runs(kernel: int, stride: int, dilation: int, crop: int) -> tuple[Run, ...]:
+    """The taps 0, ..., kernel - 1 in order, as runs: the polyphase decomposition of one dimension."""
+    found: list[Run] = []
+    for tap in range(kernel):
+        block, phase = divmod(tap * dilation - crop, stride)
+        if found and found[-1].block == block:
+            found[-1] = found[-1]._replace(count=found[-1].count + 1)
+        else:
+            found.append(Run(block, phase, tap, 1))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -63,3 +85,22 @@ class Geometry:
         )
         channels = w_shape[-2] * self.groups
         return (x_shape[0], *spatial, channels) if self.channels_last else (x_shape[0], channels, *spatial)
+
+    @property
+    def runs(self) -> tuple[tuple[Run, ...], ...]:
+        """The runs of each dimension."""
+        return tuple(
+            runs(k, s, d, lo) for k, s, d, (lo, _) in zip(self.kernel, self.strides, self.dilations, self.crops, strict=True)
+        )
+
+    @property
+    def extra_blocks(self) -> tuple[int, ...]:
+        """T - W, per dimension, where T = ceil(L / s) blocks of s outputs hold all L; an int even where W is symbolic."""
+        return tuple(
+            -(-(ke - lo - hi) // s) - 1 for ke, s, (lo, hi) in zip(self.effective_kernels, self.strides, self.crops, strict=True)
+        )
+
+    @property
+    def surplus(self) -> tuple[int, ...]:
+        """T*s - L, per dimension: outputs of the last block that do not exist."""
+        return tuple(-(ke - lo - hi) % s for ke, s, (lo, hi) in zip(self.effective_kernels, self.strides, self.crops, strict=True))

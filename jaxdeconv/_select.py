@@ -1,16 +1,77 @@
-"""Which lowering computes a contraction: a pure policy, no jax."""
+"""Which lowering computes a contraction: a pure policy, no jax.
+
+An estimate of the time each would take, of the work it says it does and the rates of the platform: operations over rate, bytes over
+bandwidth. docs/lowerings.md says where the rates come from and what the choice costs against the best one.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
-from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import Contraction, Implementation
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation
+from jaxdeconv._lowerings._work import Sizes, Work
 
 Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
 
 
-def select(contraction: Contraction, geometry: Geometry, implementation: Implementation | None, platform: Platform) -> Implementation:
-    """The named implementation, or else the choice for this contraction, geometry and platform: so far there is one."""
-    del contraction, geometry, platform
-    return "dilated" if implementation is None else implementation
+class Rates(NamedTuple):
+    """What a platform does in a second, in float32. Only ratios matter to the choice."""
+
+    product: float  # operations
+    convolution: float
+    looped: float
+    naive: float
+    moved: float  # bytes
+    rearranged: float  # elements
+    fresh: float  # bytes of memory that the operating system has to hand out anew
+    fresh_from: float  # the size of temporaries, in bytes, from which it does
+
+
+RATES: Mapping[Platform, Rates] = MappingProxyType(
+    {
+        "cpu": Rates(
+            product=300e9,
+            convolution=285e9,
+            looped=25e9,
+            naive=1e9,
+            moved=20e9,
+            rearranged=1.25e9,
+            fresh=4e9,
+            fresh_from=2**25,  # the largest block that glibc keeps for reuse
+        )
+    }
+)
+"""Fitted to `python -m benchmarks --lowerings`. A platform without rates takes "dilated"."""
+
+LARGE = 2  # A temporary of more than this many times the largest operand or result is avoided,
+WORTH = 1.5  # unless all lowerings without one would take this many times as long.
+
+
+def largest_temporary(name: Implementation, contraction: Contraction, sizes: Sizes) -> int:
+    """In bytes: what the lowering's program holds; what a backend's convolution allocates inside is not known before it is compiled."""
+    return round(WORK[name](contraction, sizes).temporary * sizes.itemsize)
+
+
+def seconds(work: Work, rates: Rates, itemsize: int) -> float:
+    """The estimate."""
+    arithmetic = work.product / rates.product + work.convolution / rates.convolution + work.looped / rates.looped
+    temporary = work.temporary * itemsize
+    return (
+        (arithmetic + work.naive / rates.naive) * max(itemsize / 4, 1)
+        + work.moved * itemsize / rates.moved
+        + work.rearranged / rates.rearranged
+        + (temporary / rates.fresh if temporary >= rates.fresh_from else 0)
+    )
+
+
+def select(contraction: Contraction, sizes: Sizes, platform: Platform) -> Implementation:
+    """The lowering for this contraction, these sizes and this platform."""
+    if platform not in RATES:
+        return "dilated"
+    able = [name for name in get_args(Implementation) if UNABLE[name](contraction, sizes) is None]
+    estimates = {name: seconds(WORK[name](contraction, sizes), RATES[platform], sizes.itemsize) for name in able}
+    limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
+    penalty = {name: WORTH if largest_temporary(name, contraction, sizes) > limit else 1 for name in able}
+    return min(able, key=lambda name: estimates[name] * penalty[name])

@@ -14,24 +14,31 @@ its arguments are C(g, w) and F(x, g). Nothing is conjugated, which is JAX's con
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType
 
 from jaxdeconv._filters import to_tf
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, Contraction, Implementation
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation
+from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import Platform, select
+
+
+_TYPICAL = 1024
 
 
 class Options(NamedTuple):
     """How to compute, as opposed to Geometry, which says what. Hashable."""
 
+    function: str  # that was called; for messages
     name: str
     dtype: np.dtype[Any]  # of the result; never None, which numpy holds equal to float64
     precision: Any = None
@@ -45,52 +52,121 @@ def _accumulated(dtype: Any) -> np.dtype[Any]:
     return wide
 
 
+def _sizes(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, dtype: Any) -> Sizes:
+    """For estimates: a symbolic dimension (`jax.export`) counts as a typical size."""
+    shape = [size if isinstance(size, int) else _TYPICAL for size in x_shape]
+    spatial = tuple(shape[axis] for axis in geometry.spatial_axes)
+    return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
+
+
+def _explicitly_sharded(*arrays: jax.Array) -> bool:
+    shardings = [jax.typeof(a).sharding for a in arrays]
+    return any(AxisType.Explicit in sharding.mesh.axis_types and any(sharding.spec) for sharding in shardings)
+
+
+def _choices(
+    contraction: Contraction, sizes: Sizes, implementation: Implementation | None, explicit: bool
+) -> dict[Platform, Implementation]:
+    """The lowering on each platform."""
+    if implementation is None and explicit:  # the others reshape, which explicit shardings do not survive
+        implementation = "dilated"
+    return {platform: implementation or select(contraction, sizes, platform) for platform in get_args(Platform)}
+
+
+Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _per_platform(choices: dict[Platform, Implementation], lowered: Callable[[Implementation], Binary]) -> Binary:
+    """One function that runs the choice of the platform it is compiled for."""
+    if len(names := set(choices.values())) == 1:
+        return lowered(names.pop())
+    own = {"cpu": lowered(choices["cpu"]), "tpu": lowered(choices["tpu"])}
+    return lambda lhs, rhs: lax.platform_dependent(lhs, rhs, **own, default=lowered(choices["gpu"]))
+
+
+def _apart(together: Binary, batched: Binary) -> Binary:
+    """`together`, but `batched` under a `jax.vmap` over both operands.
+
+    There a convolution becomes one with a group for each element of the batch, which XLA computes naively on CPU; a matrix product
+    becomes a batch of matrix products. custom_vmap cannot be transposed, hence the custom_jvp around it: second derivatives are those
+    of `together`, with which it agrees.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def mapped(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return together(lhs, rhs)
+
+    @mapped.def_vmap
+    def _(axis_size: int, in_batched: list[bool], lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, bool]:
+        del axis_size
+        axes = tuple(0 if batched else None for batched in in_batched)
+        return jax.vmap(batched if all(in_batched) else together, axes)(lhs, rhs), True
+
+    @jax.custom_jvp
+    def apart(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return mapped(lhs, rhs)
+
+    @apart.defjvp
+    def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (lhs, rhs), (lhs_tangent, rhs_tangent) = primals, tangents
+        return apart(lhs, rhs), together(lhs_tangent, rhs) + together(lhs, rhs_tangent)
+
+    return apart
+
+
 def _contract(
     contraction: Contraction,
     lhs: jax.Array,
     rhs: jax.Array,
     geometry: Geometry,
     options: Options,
-    shape: tuple[int, ...],
+    shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     dtype: Any,
     sharding: Any = None,
 ) -> jax.Array:
-    """Runs the selected lowering, with operands of one dtype and a wide accumulator."""
-    if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shape)):
-        return jnp.zeros(shape, dtype)
+    """Runs the selected lowering, with operands of one dtype and a wide accumulator; shapes are those of x, w and the result."""
+    if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shapes[-1])):
+        return jnp.zeros(shapes[-1], dtype)
     accumulator = max((_accumulated(each) for each in (lhs.dtype, rhs.dtype, dtype)), key=lambda each: each.itemsize)
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
     # differentiate a convolution that accumulates in another dtype than that of its operands.
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
-    # One for all platforms so far; where they come to differ, lax.platform_dependent has to choose among them.
-    (name,) = {select(contraction, geometry, options.implementation, platform) for platform in get_args(Platform)}
-    lowering = LOWERINGS[contraction, name]
-    result = lowering(
-        lhs,
-        rhs,
-        geometry,
-        precision=options.precision,
-        preferred_element_type=accumulator,
-        out_sharding=sharding,
-    )
-    return result.astype(dtype)
+
+    def lowered(name: Implementation) -> Binary:
+        return partial(
+            LOWERINGS[contraction, name],
+            geometry=geometry,
+            precision=options.precision,
+            preferred_element_type=accumulator,
+            out_sharding=sharding,
+        )
+
+    sizes, explicit = _sizes(*shapes[:2], geometry, lhs.dtype), _explicitly_sharded(lhs, rhs)
+    choices = _choices(contraction, sizes, options.implementation, explicit)
+    run = _per_platform(choices, lowered)
+    separable = not (explicit or options.forward_mode or options.implementation)
+    if separable and choices["cpu"] in ("dilated", "polyphase") and UNABLE["matmul"](contraction, sizes) is None:
+        run = _apart(run, _per_platform(choices | {"cpu": "matmul"}, lowered))
+    return run(lhs, rhs).astype(dtype)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
     """T(x, w), in options.dtype; every JAX transformation applies to it."""
-    shape = geometry.output_shape(x.shape, w.shape)
-    return _contract("transpose", x, w, geometry, options, shape, options.dtype)
+    shapes = x.shape, w.shape, geometry.output_shape(x.shape, w.shape)
+    return _contract("transpose", x, w, geometry, options, shapes, options.dtype)
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
     """C(g, w), of the shape, dtype and sharding of x, which is `like`."""
-    return _contract("input_grad", g, w, geometry, options, like.shape, like.dtype, jax.typeof(like).sharding)
+    shapes = like.shape, w.shape, like.shape
+    return _contract("input_grad", g, w, geometry, options, shapes, like.dtype, jax.typeof(like).sharding)
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
     """F(x, g), of the shape, dtype and sharding of w, which is `like`."""
-    return _contract("filter_grad", x, g, geometry, options, like.shape, like.dtype, jax.typeof(like).sharding)
+    shapes = x.shape, like.shape, like.shape
+    return _contract("filter_grad", x, g, geometry, options, shapes, like.dtype, jax.typeof(like).sharding)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -154,14 +230,33 @@ class Call(NamedTuple):
     """What one call of conv_transpose computes."""
 
     input_shape: tuple[int, ...]
+    filter_shape: tuple[int, ...]  # in TensorFlow's layout
     output_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     geometry: Geometry
     options: Options
 
+    @property
+    def sizes(self) -> Sizes:
+        return _sizes(self.input_shape, self.filter_shape, self.geometry, self.dtype)
+
+    def choices(self, contraction: Contraction) -> dict[Platform, Implementation]:
+        """The lowering on each platform, of operands that are not explicitly sharded."""
+        return _choices(contraction, self.sizes, self.options.implementation, explicit=False)
+
 
 calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
 """Where explain() has set a list, every call is added to it."""
+
+
+def _check_able(call: Call) -> None:
+    """Raises if the named implementation, if one is, cannot compute the op or one of its gradients."""
+    if (name := call.options.implementation) is None:
+        return
+    for contraction in get_args(Contraction):
+        if (reason := UNABLE[name](contraction, call.sizes)) is not None:
+            rule = f"implementation must be able to compute this, and {name!r} {reason}"
+            raise ValueError(f"{call.options.function}: {rule}, got implementation={name!r}; pass None to have it chosen")
 
 
 def conv_transpose(
@@ -172,7 +267,12 @@ def conv_transpose(
     w has the layout that is named, and is brought to TensorFlow's here. All of it is jitted, with static geometry, because an eager
     call of a custom_vjp costs 100 times a cached jitted one.
     """
+    recorded = calls.get()
+    if recorded is not None or options.implementation is not None:  # else not worth the microseconds
+        filter_shape = jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape
+        call = Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options)
+        _check_able(call)
+        if recorded is not None:
+            recorded.append(call)
     result: jax.Array = _run(x, w, bias, geometry, options, layout)
-    if (recorded := calls.get()) is not None:
-        recorded.append(Call(x.shape, result.shape, x.dtype, geometry, options))
     return result

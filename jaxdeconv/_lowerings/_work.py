@@ -1,0 +1,75 @@
+"""What a lowering would do for one contraction: amounts, from sizes alone. How long that takes is `_select`'s to say."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from jaxdeconv._geometry import Geometry
+
+
+class Sizes(NamedTuple):
+    """One transposed convolution, as sizes. No entry is symbolic."""
+
+    geometry: Geometry
+    batch: int
+    spatial: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    itemsize: int
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(
+            (t + extra) * s - surplus
+            for t, extra, s, surplus in zip(
+                self.spatial, self.geometry.extra_blocks, self.geometry.strides, self.geometry.surplus, strict=True
+            )
+        )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """T, per dimension."""
+        return tuple(w + extra for w, extra in zip(self.spatial, self.geometry.extra_blocks, strict=True))
+
+    @property
+    def taps(self) -> int:
+        return math.prod(self.geometry.kernel)
+
+    @property
+    def depthwise(self) -> bool:
+        return self.in_channels == self.out_channels == self.geometry.groups
+
+    @property
+    def x(self) -> int:
+        """Elements of the input, and so below of the output, the filter, and the products [batch, *W, *k, out]."""
+        return self.batch * math.prod(self.spatial) * self.in_channels
+
+    @property
+    def y(self) -> int:
+        return self.batch * math.prod(self.lengths) * self.out_channels
+
+    @property
+    def w(self) -> int:
+        return self.taps * (self.out_channels // self.geometry.groups) * self.in_channels
+
+    @property
+    def products(self) -> int:
+        return self.batch * math.prod(self.spatial) * self.taps * self.out_channels
+
+    @property
+    def flops(self) -> int:
+        """Two for every product of an input, a tap and an output channel, the cropped ones included."""
+        return 2 * self.x * self.taps * (self.out_channels // self.geometry.groups)
+
+
+class Work(NamedTuple):
+    """Amounts, in operations and elements; zero where there is none."""
+
+    product: float = 0  # floating point operations of matrix products
+    convolution: float = 0  # of convolutions that XLA computes as such
+    looped: float = 0  # of fused elementwise loops
+    naive: float = 0  # of convolutions that XLA computes by one scalar loop
+    moved: float = 0  # elements read or written in order
+    rearranged: float = 0  # elements read or written out of order
+    temporary: float = 0  # elements held at a time that are neither operand nor result

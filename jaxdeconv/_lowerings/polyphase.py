@@ -1,0 +1,161 @@
+"""Lowering "polyphase": a transposed convolution of stride 1 that computes all phases of a block of s outputs as channels.
+
+With blocks of outputs as in `_blocks`, y[b, t, (r, o)] = sum over q, i of x[b, t - q, i] * v[q, i, (r, o)], where v is w with its taps
+placed by block and phase, zero where no tap falls. That is a transposed convolution of stride and dilation 1, with a coarse geometry of
+its own, and so are its gradients: each contraction is the same one of "dilated", on blocks.
+
+Where crop_lo is no multiple of the stride, cutting blocks at output 0 can take one block of taps more than cutting them crop_lo mod s
+before it. The second computes less and has to move the result; whichever reaches over fewer blocks is taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdeconv._geometry import Geometry, runs
+from jaxdeconv._lowerings import dilated
+from jaxdeconv._lowerings._blocks import from_blocks, padded, to_blocks, too_sparse
+from jaxdeconv._lowerings._work import Sizes, Work
+
+MOST_FILL = 16  # times the taps of the filter that the coarse one may have
+
+
+def _reach(kernel: int, stride: int, dilation: int, crop: int) -> tuple[int, int]:
+    """The first and the last block that taps fall in."""
+    blocks = [run.block for run in runs(kernel, stride, dilation, crop)]
+    return min(blocks), max(blocks)
+
+
+def _offsets(geometry: Geometry) -> tuple[int, ...]:
+    """How many outputs before output 0 blocks begin, per dimension."""
+    offsets = []
+    for k, s, d, (lo, _) in zip(geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True):
+        (first, last), (aligned_first, aligned_last) = _reach(k, s, d, lo), _reach(k, s, d, lo - lo % s)
+        offsets.append(lo % s if aligned_last - aligned_first < last - first else 0)
+    return tuple(offsets)
+
+
+def _extended(geometry: Geometry) -> Geometry:
+    """With the outputs that offsets add."""
+    crops = tuple((lo - offset, hi) for (lo, hi), offset in zip(geometry.crops, _offsets(geometry), strict=True))
+    return replace(geometry, crops=crops)
+
+
+def coarse(geometry: Geometry) -> Geometry:
+    """The transposed convolution of stride 1 from inputs to blocks."""
+    extended = _extended(geometry)
+    kernel, crops = [], []
+    for k, s, d, (lo, _), extra in zip(
+        extended.kernel, extended.strides, extended.dilations, extended.crops, extended.extra_blocks, strict=True
+    ):
+        first, last = _reach(k, s, d, lo)
+        kernel.append(last - first + 1)
+        crops.append((-first, last - extra))
+    ones = (1,) * geometry.ndim
+    return Geometry(tuple(kernel), ones, ones, tuple(crops), geometry.groups, channels_last=True)
+
+
+def _places(geometry: Geometry) -> tuple[np.ndarray[Any, Any], ...]:
+    """Per dimension, where tap j goes in [coarse kernel * stride]."""
+    extended = _extended(geometry)
+    return tuple(
+        np.arange(k) * d - lo - s * _reach(k, s, d, lo)[0]
+        for k, s, d, (lo, _) in zip(extended.kernel, extended.strides, extended.dilations, extended.crops, strict=True)
+    )
+
+
+def _coarse_filter(w: jax.Array, geometry: Geometry) -> jax.Array:
+    """[*k, o, i] -> [*q, *s * o, i], zero where no tap falls."""
+    n, fine = geometry.ndim, coarse(geometry).kernel
+    widths = []
+    for place, d, q, s in zip(_places(geometry), geometry.dilations, fine, geometry.strides, strict=True):
+        widths.append((int(place[0]), q * s - 1 - int(place[-1]), d - 1))
+    w = padded(w, [*widths, (0, 0, 0), (0, 0, 0)])
+    split = [size for q, s in zip(fine, geometry.strides, strict=True) for size in (q, s)]
+    w = w.reshape(*split, *w.shape[-2:])
+    w = w.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), 2 * n, 2 * n + 1)
+    return w.reshape(*fine, -1, w.shape[-1])
+
+
+def _fine_filter(v: jax.Array, geometry: Geometry) -> jax.Array:
+    """[*q, *s * o, i] -> [*k, o, i]: what _coarse_filter placed."""
+    n = geometry.ndim
+    v = v.reshape(*v.shape[:n], *geometry.strides, -1, v.shape[-1])
+    v = v.transpose(*itertools.chain.from_iterable((a, n + a) for a in range(n)), 2 * n, 2 * n + 1)
+    v = v.reshape(*(q * s for q, s in zip(coarse(geometry).kernel, geometry.strides, strict=True)), *v.shape[-2:])
+    places = _places(geometry)
+    return lax.slice(
+        v,
+        [int(place[0]) for place in places] + [0, 0],
+        [int(place[-1]) + 1 for place in places] + list(v.shape[-2:]),
+        [*geometry.dilations, 1, 1],
+    )
+
+
+def _block_channels(y: jax.Array, geometry: Geometry) -> jax.Array:
+    """[batch, *L, G * o] -> [batch, *T, G * s * o]"""
+    n, groups = geometry.ndim, geometry.groups
+    y = padded(y, [(0, 0, 0), *((offset, 0, 0) for offset in _offsets(geometry)), (0, 0, 0)])
+    blocks = to_blocks(y, _extended(geometry))
+    blocks = blocks.reshape(*blocks.shape[:-1], groups, -1)
+    blocks = jnp.moveaxis(blocks, 2 * n + 1, n + 1)
+    return blocks.reshape(*blocks.shape[: n + 1], -1)
+
+
+def _from_block_channels(blocks: jax.Array, geometry: Geometry) -> jax.Array:
+    """[batch, *T, G * s * o] -> [batch, *L, G * o]"""
+    n = geometry.ndim
+    blocks = blocks.reshape(*blocks.shape[: n + 1], geometry.groups, *geometry.strides, -1)
+    blocks = jnp.moveaxis(blocks, n + 1, 2 * n + 1)
+    y = from_blocks(blocks.reshape(*blocks.shape[: 2 * n + 1], -1), _extended(geometry))
+    return padded(y, [(0, 0, 0), *((-offset, 0, 0) for offset in _offsets(geometry)), (0, 0, 0)])
+
+
+def unable(contraction: str, sizes: Sizes) -> str | None:
+    """Why it cannot compute this; None if it can."""
+    del contraction
+    geometry = sizes.geometry
+    taps = math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
+    if taps > MOST_FILL * max(sizes.taps, math.prod(geometry.strides)):
+        return f"would make of {sizes.taps} taps a filter of {taps}"
+    return too_sparse(sizes._replace(geometry=_extended(geometry)))
+
+
+def work(contraction: str, sizes: Sizes) -> Work:
+    """How much it is."""
+    geometry, sizes = sizes.geometry, sizes._replace(geometry=_extended(sizes.geometry))
+    fine = sizes._replace(
+        geometry=coarse(geometry), out_channels=sizes.out_channels * math.prod(geometry.strides)
+    )  # whose output are the blocks
+    passes = 2 if any(_offsets(geometry)) or geometry.ndim > 1 else 0  # to move the blocks to where they belong
+    own = dilated.work(contraction, fine)
+    return own._replace(
+        moved=own.moved + passes * sizes.y,
+        rearranged=own.rearranged if contraction == "transpose" else own.rearranged + 4 * fine.w,
+        temporary=max(own.temporary, fine.w) + (sizes.y if passes else 0),
+    )
+
+
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
+    blocks = dilated.transpose(x, _coarse_filter(w, geometry), coarse(geometry), **keywords)
+    return _from_block_channels(blocks, geometry)
+
+
+def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
+    return dilated.input_grad(_block_channels(g, geometry), _coarse_filter(w, geometry), coarse(geometry), **keywords)
+
+
+def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
+    v = dilated.filter_grad(x, _block_channels(g, geometry), coarse(geometry), **keywords)
+    return _fine_filter(v, geometry)
