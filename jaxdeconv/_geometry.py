@@ -30,8 +30,8 @@ class Run(NamedTuple):
 
     block: int
     phase: int
-    tap: int
-    count: int
+    tap: int  # the first
+    taps: int  # how many
 
 
 def runs(kernel: int, stride: int, dilation: int, crop: int) -> tuple[Run, ...]:
@@ -40,7 +40,7 @@ def runs(kernel: int, stride: int, dilation: int, crop: int) -> tuple[Run, ...]:
     for tap in range(kernel):
         block, phase = divmod(tap * dilation - crop, stride)
         if found and found[-1].block == block:
-            found[-1] = found[-1]._replace(count=found[-1].count + 1)
+            found[-1] = found[-1]._replace(taps=found[-1].taps + 1)
         else:
             found.append(Run(block, phase, tap, 1))
     return tuple(found)

@@ -50,7 +50,7 @@ WORTH = 1.5  # unless all lowerings without one would take this many times as lo
 
 
 def largest_temporary(name: Implementation, contraction: Contraction, sizes: Sizes) -> int:
-    """In bytes: what the lowering's program holds; what a backend's convolution allocates inside is not known before it is compiled."""
+    """In bytes: what the program holds; what a convolution of the backend allocates inside is not known before it is compiled."""
     return round(WORK[name](contraction, sizes).temporary * sizes.itemsize)
 
 

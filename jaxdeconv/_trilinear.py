@@ -31,7 +31,6 @@ from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import Platform, select
 
-
 _TYPICAL = 1024
 
 
@@ -81,15 +80,20 @@ def _per_platform(choices: dict[Platform, Implementation], lowered: Callable[[Im
     if len(names := set(choices.values())) == 1:
         return lowered(names.pop())
     own = {"cpu": lowered(choices["cpu"]), "tpu": lowered(choices["tpu"])}
-    return lambda lhs, rhs: lax.platform_dependent(lhs, rhs, **own, default=lowered(choices["gpu"]))
+
+    def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        result: jax.Array = lax.platform_dependent(lhs, rhs, **own, default=lowered(choices["gpu"]))
+        return result
+
+    return run
 
 
 def _apart(together: Binary, batched: Binary) -> Binary:
-    """`together`, but `batched` under a `jax.vmap` over both operands.
+    """`together`, but `batched` under a `jax.vmap` over both operands, and for derivatives of it; the two agree.
 
-    There a convolution becomes one with a group for each element of the batch, which XLA computes naively on CPU; a matrix product
-    becomes a batch of matrix products. custom_vmap cannot be transposed, hence the custom_jvp around it: second derivatives are those
-    of `together`, with which it agrees.
+    Of a convolution, JAX makes there one with a group for each element of the batch, or one with a window of the size of the signal,
+    and XLA computes both naively on CPU; of a matrix product it makes matrix products. The custom_jvp is outside because custom_vmap
+    cannot be transposed.
     """
 
     @jax.custom_batching.custom_vmap
@@ -109,9 +113,10 @@ def _apart(together: Binary, batched: Binary) -> Binary:
     @apart.defjvp
     def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         (lhs, rhs), (lhs_tangent, rhs_tangent) = primals, tangents
-        return apart(lhs, rhs), together(lhs_tangent, rhs) + together(lhs, rhs_tangent)
+        return apart(lhs, rhs), batched(lhs_tangent, rhs) + batched(lhs, rhs_tangent)
 
-    return apart
+    result: Binary = apart
+    return result
 
 
 def _contract(
@@ -134,13 +139,9 @@ def _contract(
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
 
     def lowered(name: Implementation) -> Binary:
-        return partial(
-            LOWERINGS[contraction, name],
-            geometry=geometry,
-            precision=options.precision,
-            preferred_element_type=accumulator,
-            out_sharding=sharding,
-        )
+        keywords = {"out_sharding": sharding} if name == "dilated" else {}
+        how = {"precision": options.precision, "preferred_element_type": accumulator}
+        return partial(LOWERINGS[contraction, name], geometry=geometry, **how, **keywords)
 
     sizes, explicit = _sizes(*shapes[:2], geometry, lhs.dtype), _explicitly_sharded(lhs, rhs)
     choices = _choices(contraction, sizes, options.implementation, explicit)

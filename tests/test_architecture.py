@@ -56,7 +56,14 @@ def test_public_jax_only_and_no_platform_default(path):
 
 
 def test_geometry_is_arithmetic_alone():
-    assert set(imported(Path("_geometry.py"))) <= {"__future__", "__future__.annotations", "dataclasses", "dataclasses.dataclass"}
+    own = {"__future__", "__future__.annotations", "dataclasses", "dataclasses.dataclass", "typing", "typing.NamedTuple"}
+    assert set(imported(Path("_geometry.py"))) <= own
+
+
+def test_policy_and_amounts_know_no_jax():
+    """What is chosen follows from sizes; the lowerings themselves, which it asks, do import jax."""
+    for path in (Path("_select.py"), Path("_lowerings/_work.py")):
+        assert not [name for name in imported(path) if name.split(".")[0] == "jax"]
 
 
 def test_importing_imports_no_framework():

@@ -50,7 +50,7 @@ def unswap(case, activations):
 
 def op(case, dtype, forward_mode=False):
     """The core as a function of operands whose channels are last."""
-    options = trilinear.Options("complex", np.dtype(dtype), forward_mode=forward_mode)
+    options = trilinear.Options("complex", "complex", np.dtype(dtype), forward_mode=forward_mode)
     return lambda x, w: unswap(case, trilinear.conv_transpose(swap(case, x), w, case[0], options))
 
 

@@ -1,5 +1,7 @@
 """Which dtypes go in, come out and are accumulated in, for the op and its gradients."""
 
+import re
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import jaxdeconv
 
 CASE = cases.Case(2, 4, 3, 2, 3, 2, 1, 1, "SAME", "NWC", 7)
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
+implementations = pytest.mark.parametrize("implementation", ["dilated", "matmul", "polyphase", None])
 
 
 def op(x, w, case=CASE, **keywords):
@@ -68,18 +71,24 @@ def test_narrow_floats_accumulate_wide(dtype, over):
     assert dw.item() == count
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_narrow_floats_are_convolved_into_float32(dtype):
-    """On every platform, not only where, as on the CPU, the backend would do so by itself."""
-    x, w, g = integer_operands(dtype)
+def product_lines(x, w, g, **keywords):
+    """The lines of the program that convolve or multiply matrices: one for each contraction."""
 
     def run(x, w, g):
-        y, vjp = jax.vjp(op, x, w)
+        y, vjp = jax.vjp(lambda x, w: op(x, w, **keywords), x, w)
         return y, *vjp(g)
 
-    lines = [line for line in jax.jit(run).lower(x, w, g).as_text().splitlines() if "stablehlo.convolution" in line]
+    text = jax.jit(run).lower(x, w, g).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line]
     assert len(lines) == 3
-    assert all(line.endswith("xf32>") for line in lines)
+    return lines
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@implementations
+def test_narrow_floats_are_multiplied_into_float32(dtype, implementation):
+    """On every platform, not only where, as on the CPU, the backend would do so by itself."""
+    assert all(line.endswith("xf32>") for line in product_lines(*integer_operands(dtype), implementation=implementation))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -122,19 +131,15 @@ def test_float32_when_64_bits_are_off():
 
 
 @pytest.mark.parametrize("precision", [None, "highest", "float32", jax.lax.Precision.HIGH, ("highest", "default"), ["high", "high"]])
-def test_precision_reaches_all_three_contractions(precision):
-    x, w, g = CASE.operands(dtype=np.float32)
-
-    def run(x, w, g):
-        y, vjp = jax.vjp(lambda x, w: op(x, w, precision=precision), x, w)
-        return y, *vjp(g)
-
-    convolutions = [line for line in jax.jit(run).lower(x, w, g).as_text().splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == 3
+@implementations
+def test_precision_reaches_all_three_contractions(precision, implementation):
+    lines = product_lines(*CASE.operands(dtype=np.float32), precision=precision, implementation=implementation)
     names = {"highest": "HIGHEST", "float32": "HIGHEST", "high": "HIGH", "default": "DEFAULT", None: "DEFAULT"}
     pair = precision if isinstance(precision, tuple | list) else (precision, precision)
-    wanted = ", ".join(f"#stablehlo<precision {names.get(each, 'HIGH')}>" for each in pair)
-    assert all(f"precision_config = [{wanted}]" in line for line in convolutions)
+    wanted = [names.get(each, "HIGH") for each in pair]
+    for line in lines:  # "convolution" writes what is wanted of it in full
+        found = re.findall(r"precision (\w+)>", line) or re.findall(r"precision = \[(\w+), (\w+)\]", line)[0]
+        assert list(found) == wanted, line
 
 
 def test_arrays_of_other_kinds():

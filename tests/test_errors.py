@@ -14,6 +14,9 @@ VALID_CALL = {"input": X, "filters": W, "output_shape": [2, 8, 2], "strides": 2}
 NCW = {"input": np.ones((2, 3, 4)), "data_format": "NCW", "output_shape": [2, 2, 8]}
 INTEGERS = {"input": X.astype(np.int32), "filters": W.astype(np.int32)}
 EMPTY = {"input": np.ones((2, 0, 3))}
+DEPTHWISE = {"input": np.ones((2, 4, 2))}
+LONG_STRIDE = {"input": X[:, :1], "strides": 2**31 - 1, "padding": "VALID", "output_shape": [2, 3, 2]}
+ABLE, CHOSEN = "implementation must be able to compute this, and", "pass None to have it chosen"
 
 # what differs from the valid call, the error, and how its rule and value begin
 TABLE = [
@@ -116,8 +119,14 @@ TABLE = [
     ({"preferred_element_type": np.complex64}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
     (INTEGERS | {"preferred_element_type": "int8"}, TypeError, "preferred_element_type must be a dtype of the kind of int32, and no narrower for integers, got preferred_element_type='int8'"),
     (INTEGERS | {"preferred_element_type": "float32"}, TypeError, "preferred_element_type must be a dtype of the kind of int32"),
-    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated', got implementation='fast'; pass None to have it chosen"),
-    ({"implementation": 1}, TypeError, "implementation must be None or 'dilated', got implementation=1"),
+    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise', got implementation='fast'; pass None to have it chosen"),
+    ({"implementation": 1}, TypeError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise', got implementation=1"),
+    ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' has one input and output channel a group, not 3 and 2 in 1, got implementation='elementwise'; {CHOSEN}"),
+    (DEPTHWISE | {"filters": np.ones((129, 1, 2)), "implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' would sum 129 shifted arrays in its input gradient, more than 128, got implementation='elementwise'; {CHOSEN}"),
+    ({"filters": np.ones((257, 2, 3)), "strides": 1, "output_shape": [2, 4, 2], "implementation": "matmul"}, ValueError, f"{ABLE} 'matmul' would sum 257 shifted arrays, more than 256, got implementation='matmul'; {CHOSEN}"),
+    ({"filters": np.ones((2, 2, 3)), "strides": 1, "dilations": 1000, "output_shape": [2, 4, 2], "implementation": "polyphase"}, ValueError, f"{ABLE} 'polyphase' would make of 2 taps a filter of 1001, got implementation='polyphase'; {CHOSEN}"),
+    (LONG_STRIDE | {"implementation": "matmul"}, ValueError, f"{ABLE} 'matmul' would hold 2147483647 samples in blocks of (2147483647,) for an output of (3,), got implementation='matmul'; {CHOSEN}"),
+    (LONG_STRIDE | {"implementation": "polyphase"}, ValueError, f"{ABLE} 'polyphase' would hold 2147483647 samples in blocks of (2147483647,) for an output of (3,), got implementation='polyphase'; {CHOSEN}"),
     ({"forward_mode": 1}, TypeError, "forward_mode must be False or True, got forward_mode=1"),
     ({"forward_mode": None}, TypeError, "forward_mode must be False or True, got forward_mode=None"),
 ]  # fmt: skip
@@ -263,8 +272,10 @@ TABLE_2D = [
     ({"name": b"name"}, TypeError, "name must be a string or None, got name=b'name'"),
     ({"precision": "low"}, ValueError, "precision must be one that lax.conv_general_dilated takes, got precision='low'"),
     ({"preferred_element_type": "int32"}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
-    ({"implementation": "fast"}, ValueError, "implementation must be None or "),
+    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"),
     ({"forward_mode": 0}, TypeError, "forward_mode must be False or True, got forward_mode=0"),
+    ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' has one input and output channel a group, not 3 and 4 in 1, got implementation='elementwise'; {CHOSEN}"),
+    (NCHW | {"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' has one input and output channel a group, not 3 and 4 in 1"),
 ]  # fmt: skip
 
 TABLE_3D = [
@@ -354,7 +365,7 @@ IDS = [identify(function, row) for function, (_, table) in TABLES.items() for ro
 
 @pytest.mark.parametrize(("function", "arguments", "kind", "message"), ROWS, ids=IDS)
 def test_rejected(function, arguments, kind, message, monkeypatch):
-    monkeypatch.setattr("jaxdeconv.tf._conv_transpose", lambda *_, **__: pytest.fail("traced"))
+    monkeypatch.setattr("jaxdeconv._trilinear._run", lambda *_, **__: pytest.fail("traced"))
     with pytest.raises(kind) as caught:
         getattr(jaxdeconv, function)(**arguments)
     assert type(caught.value) is kind

@@ -41,7 +41,7 @@ def test_trilinear_identity(part):
     several = cases.GRID[part::16]
 
     def products(case, x, w, g):
-        geometry, options = geometry_of(case), trilinear.Options("identity", x.dtype)
+        geometry, options = geometry_of(case), trilinear.Options("identity", "identity", x.dtype)
         y = trilinear.transpose(x, w, geometry, options)
         dx = trilinear.input_grad(g, w, geometry, options, like=x)
         dw = trilinear.filter_grad(x, g, geometry, options, like=w)

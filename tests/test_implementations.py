@@ -1,45 +1,238 @@
-"""The contract of every lowering: it computes each contraction as the oracle does, and it is the one that runs when named."""
+"""The contract of every lowering: it computes each contraction as the oracle does wherever it says that it can, and where it is
+named, it is the one that runs, or nothing does."""
 
+import itertools
+import tracemalloc
+from functools import partial
 from types import MappingProxyType
 from typing import get_args
 
 import cases
 import jax
+import layers
 import numpy as np
 import pytest
 
 import jaxdeconv
 from jaxdeconv import _trilinear as trilinear
-from jaxdeconv._lowerings import LOWERINGS, Contraction
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction
+from jaxdeconv._lowerings._work import Sizes
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
+CONTRACTIONS = get_args(Contraction)
+QUICK = {"xla_backend_optimization_level": 0}  # to compile, which takes the time
+DEPTHWISE = [(1, 1, 1), (3, 3, 3), (4, 4, 4)]
 
 
-def test_the_table_is_complete_and_immutable():
-    assert set(LOWERINGS) == {(contraction, name) for contraction in get_args(Contraction) for name in IMPLEMENTATIONS}
-    with pytest.raises(TypeError):
-        LOWERINGS["transpose", "dilated"] = None
+def random_layers(seed, ndim, count, **keywords):
+    return [layers.random_layer(np.random.default_rng([seed, ndim, index]), ndim, **keywords) for index in range(count)]
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
-def test_each_runs_when_named_and_is_right(implementation, monkeypatch):
-    ran = []
+# Two dimensions with a small and a large one: a stride that no tap reaches, an input of one, more cropped than a tap reaches.
+CORNERS = [
+    layers.Layer(2, (3,), 2, 3, (2,), (5,), (1,), ((-2, -4),)),
+    layers.Layer(2, (1,), 4, 2, (5,), (3,), (2,), ((1, 3),), 2),
+    layers.Layer(1, (4,), 3, 3, (2,), (2,), (1,), ((4, 1),), 3),
+    layers.Layer(1, (4,), 2, 2, (3,), (2,), (1,), ((3, 4),), 1, False),
+    layers.Layer(1, (2,), 2, 2, (7,), (4,), (3,), ((9, -9),), 2),
+    layers.Layer(1, (3,), 2, 2, (1,), (1,), (1,), ((0, 0),)),
+    layers.Layer(2, (3, 1), 4, 6, (4, 1), (2, 3), (1, 2), ((1, 1), (-1, -2)), 2, False),
+    layers.Layer(1, (2, 3), 2, 2, (3, 5), (3, 2), (2, 1), ((2, -1), (3, 4)), 2),
+    layers.Layer(1, (2,), 130, 65, (3,), (2,), (1,), ((1, 0),), 65),  # more groups than are computed one by one
+    layers.Layer(1, (2, 1, 2, 2), 2, 3, (1, 2, 2, 1), (3, 1, 2, 2), (2, 2, 1, 1), ((0, -1), (1, 0), (-1, 1), (0, 0))),
+    layers.Layer(1, (2, 1, 3), 4, 2, (2, 3, 2), (2, 1, 3), (1, 2, 1), ((1, 0), (2, -1), (-2, 3)), 2, False),
+]
+SETS = {
+    "1-D": [layers.of_case(case) for case in cases.GRID[::27]],
+    "1-D-crops": random_layers(0, 1, 10),
+    "2-D": random_layers(1, 2, 12),
+    "3-D": random_layers(2, 3, 6, most=3),
+    "depthwise": random_layers(3, 1, 5, channels=DEPTHWISE) + random_layers(3, 2, 4, channels=DEPTHWISE, most=3),
+    "corners": CORNERS,
+}
+
+
+def sizes_of(layer, itemsize=8):
+    sizes = layer.batch, layer.spatial, layer.in_channels, layer.out_channels
+    return Sizes(Geometry(*layer.window), *sizes, itemsize)
+
+
+def test_the_tables_are_complete_and_immutable():
+    assert set(LOWERINGS) == {(contraction, name) for contraction in CONTRACTIONS for name in IMPLEMENTATIONS}
+    assert set(UNABLE) == set(WORK) == set(IMPLEMENTATIONS)
+    for table, key in ((LOWERINGS, ("transpose", "dilated")), (UNABLE, "dilated"), (WORK, "dilated")):
+        with pytest.raises(TypeError):
+            table[key] = None
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_what_each_can(name):
+    """All of these, but for depthwise ones alone "elementwise"."""
+    for layer in itertools.chain.from_iterable(SETS.values()):
+        depthwise = layer.in_channels == layer.out_channels == layer.groups
+        for contraction in CONTRACTIONS:
+            able = UNABLE[name](contraction, sizes_of(layer)) is None
+            assert able == (depthwise or name != "elementwise"), (name, contraction, layer)
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("which", SETS)
+def test_each_is_the_oracle(which, name):
+    able = [layer for layer in SETS[which] if UNABLE[name]("transpose", sizes_of(layer)) is None]
+    operands = [layer.operands(seed) for seed, layer in enumerate(able)]
+    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64), "out_sharding": None}
+
+    def every(operands):
+        results = []
+        for layer, (x, w, g) in zip(able, operands, strict=True):
+            pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
+            geometry = Geometry(*layer.window)
+            results.append([LOWERINGS[each, name](*pairs[each], geometry, **keywords) for each in CONTRACTIONS])
+        return results
+
+    for layer, each, results in zip(able, operands, jax.jit(every, compiler_options=QUICK)(operands), strict=True):
+        for contraction, actual, expected in zip(CONTRACTIONS, results, layer.expected(*each), strict=True):
+            message = f"{contraction} of {layer} by {name}"
+            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=message)
+
+
+@pytest.mark.parametrize("contraction", CONTRACTIONS)
+def test_the_accumulator_is_wide(contraction):
+    """Sums of float16 products in float32: each result is that of the exact sum of the operands as they are."""
+    layer = layers.Layer(2, (40,), 24, 24, (5,), (2,), (1,), ((1, 2),))
+    depthwise = layer._replace(in_channels=3, out_channels=3, groups=3)
+    for name in IMPLEMENTATIONS:
+        each = depthwise if name == "elementwise" else layer
+        x, w, g = each.operands(dtype=np.float16)
+        operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
+        actual = LOWERINGS[contraction, name](
+            *operands, Geometry(*each.window), precision=None, preferred_element_type=np.dtype(np.float32), out_sharding=None
+        )
+        exact = each.expected(*(a.astype(np.float64) for a in (x, w, g)))[CONTRACTIONS.index(contraction)]
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The list of (contraction, name) that run from here on."""
+    found = []
 
     def recording(key, lowering):
         def run(*arguments, **keywords):
-            ran.append(key)
+            found.append(key)
             return lowering(*arguments, **keywords)
 
         return run
 
     table = {key: recording(key, lowering) for key, lowering in LOWERINGS.items()}
     monkeypatch.setattr(trilinear, "LOWERINGS", MappingProxyType(table))
-    for index, case in enumerate(cases.GRID[::37]):
-        x, w, g = case.operands()
-        keywords = case.keywords | {"implementation": implementation, "name": f"contract_{implementation}_{index}"}
-        y, vjp = jax.vjp(lambda x, w, keywords=keywords: jaxdeconv.conv1d_transpose(x, w, **keywords), x, w)
-        for actual, expected in zip((y, *vjp(g)), case.expected(x, w, g), strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
-        assert {contraction for contraction, _ in ran} == set(get_args(Contraction))
-        assert implementation is None or {name for _, name in ran} == {implementation}
+    return found
+
+
+NAMES = map("contract_{}".format, itertools.count())  # for calls that nothing has traced yet
+
+
+def calls(implementation):
+    """Each function of x and w, its operands and the oracle's answer: of each layout, in 1 to 3 dimensions."""
+    for case in cases.GRID[::37]:
+        if implementation != "elementwise" or case.in_channels == case.out_channels == case.groups:
+            x, w, g = case.operands()
+            yield jaxdeconv.conv1d_transpose, case.keywords, (x, w, g), case.expected(x, w, g)
+    for layout, last in (("NHWC", True), ("NCHW", False), ("NDHWC", True), ("NCDHW", False)):
+        n = len(layout) - 2
+        groups = 4 if implementation == "elementwise" else 2
+        # SAME, of 3 taps and stride 2: an output of twice the size begins at the first tap and ends before the last.
+        layer = layers.Layer(2, (2, 3, 2)[:n], 4, 4, (3,) * n, (2,) * n, (1,) * n, ((0, 1),) * n, groups, last)
+        x, w, g = layer.operands()
+        keywords = {"output_shape": g.shape, "strides": 2, "data_format": layout}
+        yield jaxdeconv.conv_transpose, keywords, (x, w, g), layer.expected(x, w, g)
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
+def test_the_named_one_runs_and_is_right(implementation, ran):
+    several = list(calls(implementation))
+    assert len(several) > 4
+
+    def every(operands):
+        results = []
+        for (function, keywords, _, _), (x, w, g) in zip(several, operands, strict=True):
+            keywords = keywords | {"implementation": implementation, "name": next(NAMES)}
+            y, vjp = jax.vjp(partial(function, **keywords), x, w)
+            results.append((y, *vjp(g)))
+            assert {contraction for contraction, _ in ran} == set(CONTRACTIONS)
+            assert implementation is None or {name for _, name in ran} == {implementation}
+            ran.clear()
+        return results
+
+    results = jax.jit(every, compiler_options=QUICK)([operands for _, _, operands, _ in several])
+    for actual, (_, _, _, expected) in zip(results, several, strict=True):
+        for each, right in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(each, right, rtol=1e-12, atol=1e-12, strict=True)
+
+
+UNABLE_CALLS = {  # what only says why; test_errors has the whole sentences
+    "a dense layer": (("elementwise",), (2, 4, 3), (3, 2, 3), {"strides": 2}),
+    "129 taps": (("elementwise",), (1, 4, 2), (129, 1, 2), {"strides": 2, "output_shape": [1, 8, 2]}),
+    "a matrix product of 257 terms": (("matmul",), (1, 4, 3), (257, 2, 3), {"strides": 1}),
+    "two taps far apart": (("polyphase",), (1, 4, 3), (2, 2, 3), {"strides": 1, "dilations": 1000}),
+    "the longest stride": (
+        ("matmul", "polyphase"),
+        (1, 1, 3),
+        (3, 2, 3),
+        {"strides": 2**31 - 1, "output_shape": [1, 3, 2], "padding": "VALID"},
+    ),
+    "the longest stride, depthwise": (
+        ("matmul", "polyphase", "elementwise"),
+        (1, 1, 2),
+        (3, 1, 2),
+        {"strides": 2**31 - 1, "output_shape": [1, 3, 2], "padding": "VALID"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "x", "w", "keywords"), UNABLE_CALLS.values(), ids=UNABLE_CALLS)
+def test_the_unable_raise_and_nothing_else_runs(names, x, w, keywords, ran):
+    keywords = {"output_shape": None} | keywords
+    x, w = np.ones(x), np.ones(w)
+    sizes = call_of(x, w, keywords).sizes
+    ran.clear()
+    for name in names:
+        reason = next(filter(None, (UNABLE[name](contraction, sizes) for contraction in CONTRACTIONS)))
+        run = partial(jaxdeconv.conv1d_transpose, implementation=name, name=next(NAMES), **keywords)
+        for under in (run, jax.jit(run), jax.grad(lambda x, w, run=run: run(x, w).sum())):
+            with pytest.raises(ValueError, match=r"^conv1d_transpose: implementation must be able to") as caught:
+                under(x, w)
+            assert f"and {name!r} {reason}, got implementation={name!r}; pass None to have it chosen" in str(caught.value)
+    assert ran == []
+
+
+def call_of(x, w, keywords):
+    """What jaxdeconv.conv1d_transpose makes of these."""
+    recorded = []
+    token = trilinear.calls.set(recorded)
+    try:
+        jax.eval_shape(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **keywords), x, w)
+    finally:
+        trilinear.calls.reset(token)
+    return recorded[0]
+
+
+def test_the_longest_stride_allocates_nothing(ran):
+    """Of an input of one, every tap is within 2**31 - 1 of the first: no phase but the first may be made room for."""
+    for name, (x, w) in {"dense": ((1, 1, 3), (3, 2, 3)), "depthwise": ((1, 1, 2), (3, 1, 2))}.items():
+        x, w = np.ones(x), np.arange(1.0, 1 + np.prod(w)).reshape(w)
+        run = partial(jaxdeconv.conv1d_transpose, output_shape=[1, 3, 2], strides=2**31 - 1, padding="VALID", name=next(NAMES))
+        tracemalloc.start()
+        y, vjp = jax.vjp(run, x, w)
+        dx, dw = vjp(np.ones_like(y))
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+        tracemalloc.stop()
+        layer = layers.Layer(1, (1,), x.shape[-1], 2, (3,), (3,), (1,), ((0, 0),), 2 if name == "depthwise" else 1)
+        for actual, expected in zip((y, dx, dw), layer.expected(x, w, np.ones((1, 3, 2))), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-12)
+        assert ("transpose", "dilated") in ran
+        assert not {"matmul", "polyphase"} & {lowering for _, lowering in ran}
+        assert name != "dense" or {lowering for _, lowering in ran} == {"dilated"}
         ran.clear()

@@ -1,5 +1,8 @@
 """How a call is compiled and cached: one trace per geometry, names in the program, donation, checkpoint, scan."""
 
+import re
+from functools import partial
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -57,15 +60,16 @@ def test_name_is_in_an_eager_call():
 
 @pytest.mark.parametrize("data_format", ["NWC", "NCW"])
 def test_each_contraction_is_one_convolution_and_no_transpose(data_format):
-    """NCW goes through dimension numbers, the stride through lhs_dilation, the window through padding."""
+    """Of "dilated": NCW goes through dimension numbers, the stride through lhs_dilation, the window through padding."""
     case = cases.Case(2, 4, 3, 2, 4, 2, 3, 1, "SAME", data_format, 7)
     x, w, g = case.operands(dtype=np.float32)
+    keywords = case.keywords | {"implementation": "dilated"}
 
     def run(x, w, g):
-        y, vjp = jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **case.keywords), x, w)
+        y, vjp = jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **keywords), x, w)
         return y, *vjp(g)
 
-    forward = jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **case.keywords)).lower(x, w).as_text()
+    forward = jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **keywords)).lower(x, w).as_text()
     assert forward.count("stablehlo.convolution") == 1
     assert "lhs_dilate = [2]" in forward
     assert "rhs_dilate = [3]" in forward
@@ -80,12 +84,60 @@ def test_each_contraction_is_one_convolution_and_no_transpose(data_format):
     assert sum("stride = [3]" in line and "rhs_dilate = [2]" in line for line in both.splitlines()) == 1
 
 
-def test_a_gradient_in_one_argument_computes_one():
+def products(text):
+    return len(re.findall(r"stablehlo\.(?:convolution|dot_general)\b", text))
+
+
+LAYERS = {  # x, w, length of y and stride: where CPU takes each of the lowerings
+    "vocoder": ((1, 100, 512), (16, 256, 512), 800, 8),
+    "batch": ((16, 128, 128), (4, 64, 128), 256, 2),
+    "one channel out": ((1, 200, 1026), (1024, 1, 1026), 51200, 256),
+    "stride 1": ((4, 256, 64), (7, 64, 64), 256, 1),
+    "grouped": ((2, 64, 32), (4, 8, 32), 128, 2),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_what_is_chosen_stuffs_no_zeros(layer):
+    """On CPU no convolution multiplies the zeros between samples, and "dilated" alone reverses the filter; each has one product."""
+    x, w, length, stride = layer
+    groups = 4 if w[-2] == 8 else 1
+    shapes = x, w, (x[0], length, w[1] * groups)
+    x, w, g = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
+    upsample = partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=stride)
+    chosen = {contraction: each["cpu"] for contraction, each in jaxdeconv.explain(upsample, x, w).lowerings.items()}
+
+    def run(x, w, g):
+        y, vjp = jax.vjp(upsample, x, w)
+        return y, *vjp(g)
+
+    forward, every = jax.jit(upsample).lower(x, w).as_text(), jax.jit(run).lower(x, w, g).as_text()
+    if groups == 1:
+        assert (products(forward), products(every)) == (1, 3)
+    assert len(set(re.findall(r"feature_group_count = (\d+)|batch_group_count = (\d+)", every))) <= 2
+    assert ("lhs_dilate = [" not in every) or chosen["transpose"] == "dilated"
+    assert ("stablehlo.reverse" in forward) == (chosen["transpose"] in ("dilated", "polyphase"))
+    assert ("stablehlo.convolution" in forward) == (chosen["transpose"] in ("dilated", "polyphase"))
+    assert ("stablehlo.dot_general" in every) == ("matmul" in chosen.values())
+    # Filters are a small part of what there is to move: no activation is transposed, but for blocks, which interleave.
+    assert every.count("stablehlo.reverse") <= max(groups, 1)
+
+
+def test_platforms_are_told_apart_when_lowered():
+    """One trace serves all; another platform's program has none of this one's lowerings."""
+    x, w = (jax.ShapeDtypeStruct(shape, np.float32) for shape in LAYERS["one channel out"][:2])
+    traced = jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 256)).trace(x, w)
+    for platform, product in (("cpu", "dot_general"), ("cuda", "convolution"), ("tpu", "convolution")):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert set(re.findall(r"stablehlo\.(convolution|dot_general)\b", text)) == {product}
+
+
+@pytest.mark.parametrize("implementation", ["dilated", "matmul", "polyphase", None])
+def test_a_gradient_in_one_argument_computes_one(implementation):
     x, w, _ = CASE.operands()
-    linear = lambda x, w: jnp.sum(op(x, w))  # noqa: E731
+    linear = lambda x, w: jnp.sum(op(x, w, implementation=implementation))  # noqa: E731
     for argument, wanted in ((0, 1), (1, 1), ((0, 1), 2)):
-        text = jax.jit(jax.grad(linear, argument)).lower(x, w).as_text()
-        assert text.count("stablehlo.convolution") == wanted
+        assert products(jax.jit(jax.grad(linear, argument)).lower(x, w).as_text()) == wanted
 
 
 def test_donated_arguments():

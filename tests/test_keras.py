@@ -143,7 +143,7 @@ TABLE = [
     ({"inputs": X[:, :0], "strides": 5, "output_padding": 1}, ValueError, "axis 1 of inputs must not be empty with kernel 3, stride 5, dilation 1 and padding='valid', got inputs.shape[1]=0; the output's length would be -1"),
     ({"precision": "low"}, ValueError, "precision must be one that lax.conv_general_dilated takes, got precision='low'"),
     ({"preferred_element_type": "int32"}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
-    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated'"),
+    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"),
     ({"forward_mode": 1}, TypeError, "forward_mode must be False or True, got forward_mode=1"),
 ]  # fmt: skip
 FORM = re.compile(r"conv_transpose: .+, got \w+(\.\w+)?(\[\d\])?=.+; .+", re.DOTALL)

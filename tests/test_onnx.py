@@ -289,7 +289,7 @@ TABLE = [
     # what is jaxdeconv's own
     ({"precision": "low"}, ValueError, "precision must be one that lax.conv_general_dilated takes, got precision='low'"),
     ({"preferred_element_type": "int32"}, TypeError, "preferred_element_type must be a dtype of the kind of float64, and no narrower for integers, got preferred_element_type='int32'"),
-    ({"implementation": "fast"}, ValueError, "implementation must be None or "),
+    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"),
     ({"forward_mode": 1}, TypeError, "forward_mode must be False or True, got forward_mode=1"),
 ]  # fmt: skip
 FORM = re.compile(r"onnx\.conv_transpose: .+, got \w+(\.\w+)?=.+; .+", re.DOTALL)

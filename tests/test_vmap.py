@@ -1,4 +1,10 @@
-"""vmap over inputs, filters, both and nested, with every in_axes, and its compositions with grad."""
+"""vmap over inputs, filters, both and nested, with every in_axes, and its compositions with grad.
+
+Over both operands, contractions that CPU otherwise computes by convolutions are computed by matrix products: a convolution would get
+a group for each element of the batch.
+"""
+
+import re
 
 import cases
 import jax
@@ -105,3 +111,187 @@ def test_vmap_of_nothing():
     case = SAMPLES[0]
     x, w, _ = case.operands()
     assert jax.vmap(op(case), (0, None))(np.zeros((0, *x.shape)), w).shape == (0, *case.output_shape)
+
+
+# Over both operands. Sizes as small as CPU takes convolutions for: T by "dilated", by "polyphase" in each layout, and C and F.
+
+
+CONVOLVED = {
+    "stride 1": ((8, 16, 8), (3, 8, 8), (8, 16, 8), 1, "NWC"),
+    "1-D": ((4, 32, 16), (4, 8, 16), (4, 64, 8), 2, "NWC"),
+    "2-D": ((4, 6, 6, 8), (4, 4, 4, 8), (4, 12, 12, 4), 2, "NHWC"),
+    "NCHW": ((4, 8, 6, 6), (4, 4, 4, 8), (4, 4, 12, 11), 2, "NCHW"),
+    "groups": ((4, 6, 6, 8), (4, 4, 4, 8), (4, 12, 12, 8), 2, "NHWC"),
+}
+convolved = pytest.mark.parametrize("layer", CONVOLVED.values(), ids=CONVOLVED)
+QUICK = {"xla_backend_optimization_level": 0}  # to compile, which takes the time
+
+
+def op_of(layer, **keywords):
+    _, _, y, strides, layout = layer
+    return lambda x, w: jaxdeconv.conv_transpose(x, w, y, strides, data_format=layout, **keywords)
+
+
+def loss_of(layer):
+    return lambda x, w: jnp.sum(jnp.sin(op_of(layer)(x, w)))
+
+
+def chosen_on_cpu(layer, dtype=np.float64):
+    x, w = (jax.ShapeDtypeStruct(shape, dtype) for shape in layer[:2])
+    found = jaxdeconv.explain(op_of(layer), x, w)
+    return {contraction: chosen["cpu"] for contraction, chosen in found.lowerings.items()}
+
+
+def batches(layer, *count, seed=0):
+    """Of x, w and g."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal((*count, *shape)) for shape in layer[:3]]
+
+
+def agree(vmapped, single, *operands):
+    """The one, of all operands at once, is the other of each, stacked."""
+
+    def looped(*operands):
+        each = [single(*(operand[index] for operand in operands)) for index in range(len(operands[0]))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    together = jax.jit(lambda *operands: (vmapped(*operands), looped(*operands)), compiler_options=QUICK)
+    actual, expected = together(*operands)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10, strict=True), actual, expected)
+
+
+def test_the_small_sizes_are_convolved():
+    chosen = [chosen_on_cpu(layer) for layer in CONVOLVED.values()]
+    for each in chosen:
+        assert each["input_grad"] in ("dilated", "polyphase")
+    assert {"dilated", "polyphase"} <= {each["transpose"] for each in chosen}
+    assert "dilated" in {each["filter_grad"] for each in chosen}
+
+
+@convolved
+def test_values_and_gradients_over_both(layer):
+    """As lax's convolutions have them, one at a time."""
+    xs, ws, gs = batches(layer, 3)
+    agree(jax.vmap(gradients(op_of(layer))), gradients(op_of(layer, implementation="dilated")), xs, ws, gs)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 3), (3, 0, -1), (-1, -1, 0)])
+def test_axes_of_both(axes):
+    layer = CONVOLVED["stride 1"]
+    operands = batches(layer, 3)
+
+    def vmapped(*operands):
+        moved = [jnp.moveaxis(each, 0, axis) for each, axis in zip(operands, axes, strict=True)]
+        y, dx, dw = jax.vmap(gradients(op_of(layer)), in_axes=axes, out_axes=axes)(*moved)
+        return tuple(jnp.moveaxis(each, axis, 0) for each, axis in zip((y, dx, dw), axes, strict=True))
+
+    agree(vmapped, gradients(op_of(layer)), *operands)
+
+
+@pytest.mark.parametrize("layer", [CONVOLVED["stride 1"], CONVOLVED["NCHW"]], ids=["stride 1", "NCHW"])
+def test_second_derivatives_over_both(layer):
+    xs, ws, _ = batches(layer, 2)
+    us, vs, _ = batches(layer, 2, seed=1)
+    gradient = jax.grad(loss_of(layer), (0, 1))
+
+    def along(x, w, u, v):
+        dx, dw = gradient(x, w)
+        return jnp.vdot(dx, u) + jnp.vdot(dw, v)
+
+    def second(x, w, u, v):
+        """Reverse over reverse, and forward over reverse, which are the same product of the Hessian and (u, v)."""
+        return jax.grad(along, (0, 1))(x, w, u, v), jax.jvp(gradient, (x, w), (u, v))[1]
+
+    agree(jax.vmap(second), second, xs, ws, us, vs)
+    reverse, forward = jax.jit(jax.vmap(second), compiler_options=QUICK)(xs, ws, us, vs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), reverse, forward)
+    # The derivative of what is vmapped, rather than the vmapped derivative.
+    total = lambda xs, ws: jax.vmap(loss_of(layer))(xs, ws).sum()  # noqa: E731
+    outer = jax.jit(lambda *operands: jax.jvp(jax.grad(total, (0, 1)), operands[:2], operands[2:])[1], compiler_options=QUICK)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), outer(xs, ws, us, vs), forward)
+
+
+def test_hessian_over_both():
+    layer = (4, 3, 2), (2, 2, 2), (4, 3, 2), 1, "NWC"
+    assert chosen_on_cpu(layer)["input_grad"] == "dilated"
+    xs, ws, _ = batches(layer, 2)
+    whole = jax.hessian(loss_of(layer), 1)
+    undecorated = jax.hessian(lambda x, w: jnp.sum(jnp.sin(op_of(layer, forward_mode=True)(x, w))), 1)
+    agree(jax.vmap(whole), undecorated, xs, ws)
+
+
+@pytest.mark.parametrize("layer", [CONVOLVED["stride 1"], CONVOLVED["2-D"]], ids=["stride 1", "2-D"])
+def test_nested_vmaps(layer):
+    """Filters outside and the batch inside, both in both, and one of each."""
+    xs, ws, gs = batches(layer, 2, 3)
+    run = gradients(op_of(layer))
+    for inner, outer in [((0, None, 0), (None, 0, 0)), ((0, None, 0), (0, 0, 0)), ((None, 0, 0), (0, 0, 0)), ((0, 0, 0), (0, 0, 0))]:
+
+        def one(index, inner=inner, outer=outer):
+            """x, w, g of one element of the outer vmap."""
+            picked = []
+            for each, a, b in zip((xs, ws, gs), inner, outer, strict=True):
+                each = each[:, 0] if a is None else each
+                picked.append(each[0] if b is None else each[index])
+            return picked
+
+        operands = [np.stack(each) for each in zip(one(0), one(1), strict=True)]
+
+        def vmapped(xs, ws, gs, inner=inner, outer=outer):
+            shared = [each[0] if axis is None else each for each, axis in zip((xs, ws, gs), outer, strict=True)]
+            return jax.vmap(jax.vmap(run, inner), outer)(*shared)
+
+        def single(x, w, g, inner=inner):
+            each = [run(*(a if axis is None else a[i] for a, axis in zip((x, w, g), inner, strict=True))) for i in range(3)]
+            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+        agree(vmapped, single, *operands)
+
+
+def test_over_both_under_other_transformations():
+    layer = CONVOLVED["stride 1"]
+    xs, ws, _ = batches(layer, 3)
+    gradient = jax.grad(loss_of(layer), (0, 1))
+    for wrapped in (
+        jax.vmap(jax.jit(gradient)),
+        jax.vmap(jax.grad(jax.checkpoint(loss_of(layer)), (0, 1))),
+        lambda xs, ws: jax.lax.map(lambda pair: gradient(*pair), (xs, ws), batch_size=2),
+        jax.vmap(lambda x, w: jax.lax.scan(lambda carry, _: (carry, gradient(x, w)), 0.0, None, 1)[1]),
+    ):
+        agree(lambda xs, ws, wrapped=wrapped: jax.tree.map(lambda a: a.reshape(3, *a.shape[-3:]), wrapped(xs, ws)), gradient, xs, ws)
+
+
+def group_counts(function, *shapes, platform="cpu"):
+    """Of the convolutions in the program for this platform; nothing is compiled."""
+    operands = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    text = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo" in text
+    return {int(count) for count in re.findall(r"(?:feature|batch)_group_count = (\d+)", text)}
+
+
+PUBLISHED = {
+    "HiFi-GAN": ((1, 100, 512), (16, 256, 512), (1, 800, 256), 8, "NWC"),
+    "training": ((16, 2048, 128), (4, 64, 128), (16, 4096, 64), 2, "NWC"),
+    "images": ((8, 64, 32, 32), (4, 4, 32, 64), (8, 32, 64, 64), 2, "NCHW"),
+}
+
+
+@pytest.mark.parametrize("layer", PUBLISHED.values(), ids=PUBLISHED)
+def test_no_convolution_of_a_group_for_each_element(layer):
+    assert {"dilated", "polyphase"} & set(chosen_on_cpu(layer, np.float32).values())
+    shapes = [(3, *shape) for shape in layer[:3]]
+    vmapped = jax.vmap(gradients(op_of(layer)))
+    assert group_counts(vmapped, *shapes) <= {1}
+    assert group_counts(vmapped, *shapes, platform="cuda") == {1, 3}  # where a convolution of groups is what is fast
+    alone = gradients(op_of(layer))
+    assert group_counts(alone, *layer[:3]) == {1}  # by convolutions, then
+    # Over one operand there is nothing to take apart: it is the same convolution of a larger batch, or to more channels.
+    assert group_counts(jax.vmap(op_of(layer), (0, None)), *shapes[:1], layer[1]) <= {1}
+
+
+@convolved
+def test_the_named_one_stays_under_vmap(layer):
+    xs, ws, gs = batches(layer, 2)
+    text = jax.jit(jax.vmap(gradients(op_of(layer, implementation="dilated")))).lower(xs, ws, gs).as_text()
+    assert text.count("stablehlo.convolution") == 3
+    assert "stablehlo.dot_general" not in text

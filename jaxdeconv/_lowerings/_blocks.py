@@ -1,15 +1,18 @@
 """Blocks of s outputs, and the one linear map that lowerings share: patches, and its adjoint, overlap_add. No products here.
 
-Arrays are channels last. With T = ceil(L / s), outputs m = t*s + r are seen as [T, s]; tap j of input n lands in block n + q at phase
-r, where q*s + r = j*d - crop_lo (Geometry.runs). Nothing is computed for what the crops remove, and no sample is multiplied by a
-stuffed zero.
+With T = ceil(L / s), outputs m = t*s + r are seen as [T, s]; tap j of input n lands in block n + q at phase r, where
+q*s + r = j*d - crop_lo (Geometry.runs). Nothing is computed for what the crops remove, and no sample is multiplied by a stuffed zero.
+
+Blocks and patches are [batch, *T or *W, *s or *k, channels] where channels are last, and [*s or *k, channels, batch, *T or *W] where
+they are first: either way the innermost axis is that of the activations, and XLA copies runs instead of single elements.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,66 +21,96 @@ from jax import lax
 from jaxdeconv._geometry import Geometry, Run
 from jaxdeconv._lowerings._work import Sizes
 
+Label: TypeAlias = tuple[str, int]  # an axis: "batch" or "channels", and "outer" or "inner" with a dimension
+BATCH, CHANNELS = ("batch", 0), ("channels", 0)
+
 
 def padded(a: jax.Array, widths: Sequence[tuple[int, int, int]]) -> jax.Array:
     """`lax.pad` with zeros; negative widths crop."""
     return lax.pad(a, jnp.zeros((), a.dtype), widths) if any(map(any, widths)) else a
 
 
+def _blocked(geometry: Geometry) -> list[Label]:
+    """The axes of blocks and patches."""
+    outer, inner = ([(name, d) for d in range(geometry.ndim)] for name in ("outer", "inner"))
+    return [BATCH, *outer, *inner, CHANNELS] if geometry.channels_last else [*inner, CHANNELS, BATCH, *outer]
+
+
+def _interleaved(geometry: Geometry) -> list[Label]:
+    """The axes of an activation, each spatial one split in two."""
+    spatial = [(name, d) for d in range(geometry.ndim) for name in ("outer", "inner")]
+    return [BATCH, *spatial, CHANNELS] if geometry.channels_last else [BATCH, CHANNELS, *spatial]
+
+
+def _moved(a: jax.Array, source: list[Label], target: list[Label]) -> jax.Array:
+    return a.transpose([source.index(label) for label in target])
+
+
+def _padded(a: jax.Array, geometry: Geometry, widths: Mapping[Label, tuple[int, int, int]]) -> jax.Array:
+    """Of blocks, by axis."""
+    return padded(a, [widths.get(label, (0, 0, 0)) for label in _blocked(geometry)])
+
+
+def _surplus(geometry: Geometry, sign: int) -> list[tuple[int, int, int]]:
+    widths = [(0, 0, 0)] * (geometry.ndim + 2)
+    for axis, surplus in zip(geometry.spatial_axes, geometry.surplus, strict=True):
+        widths[axis] = (0, sign * surplus, 0)
+    return widths
+
+
 def to_blocks(y: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *L, channels] -> [batch, *T, *s, channels]"""
-    n = geometry.ndim
-    y = padded(y, [(0, 0, 0), *((0, surplus, 0) for surplus in geometry.surplus), (0, 0, 0)])
-    split = [size for length, s in zip(y.shape[1:-1], geometry.strides, strict=True) for size in (length // s, s)]
-    y = y.reshape(y.shape[0], *split, y.shape[-1])
-    return y.transpose(0, *range(1, 2 * n + 1, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+    """An activation of L outputs, as blocks."""
+    y = padded(y, _surplus(geometry, 1))
+    shape = list(y.shape)
+    for axis, s in reversed(list(zip(geometry.spatial_axes, geometry.strides, strict=True))):
+        shape[axis : axis + 1] = [shape[axis] // s, s]
+    return _moved(y.reshape(shape), _interleaved(geometry), _blocked(geometry))
 
 
 def from_blocks(blocks: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *T, *s, channels] -> [batch, *L, channels]"""
-    n = geometry.ndim
-    interleaved = blocks.transpose(0, *(axis for d in range(n) for axis in (1 + d, 1 + n + d)), 2 * n + 1)
-    lengths = [t * s for t, s in zip(blocks.shape[1 : n + 1], geometry.strides, strict=True)]
-    y = interleaved.reshape(blocks.shape[0], *lengths, blocks.shape[-1])
-    return padded(y, [(0, 0, 0), *((0, -surplus, 0) for surplus in geometry.surplus), (0, 0, 0)])
+    """And back."""
+    y = _moved(blocks, _blocked(geometry), _interleaved(geometry))
+    shape = list(y.shape)
+    for axis, s in zip(geometry.spatial_axes, geometry.strides, strict=True):
+        shape[axis : axis + 2] = [shape[axis] * s]
+    return padded(y.reshape(shape), _surplus(geometry, -1))
 
 
-def _shifts(runs: Sequence[Run], geometry: Geometry) -> list[tuple[int, int, int]]:
-    """Pads an axis of the W blocks that inputs reach by these runs to the T that there are."""
-    return [(run.block, extra - run.block, 0) for run, extra in zip(runs, geometry.extra_blocks, strict=True)]
+def _sliced(a: jax.Array, geometry: Geometry, inner: Sequence[slice]) -> jax.Array:
+    """Of blocks or patches, these phases or taps."""
+    slices = {("inner", d): taken for d, taken in enumerate(inner)}
+    return a[tuple(slices.get(label, slice(None)) for label in _blocked(geometry))]
 
 
 def overlap_add(products: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *W, *k, channels] -> [batch, *L, channels]: y[n*s + j*d - crop_lo] += products[n, j]"""
-    n = geometry.ndim
+    """Products of each of W inputs with each of k taps, to y: y[n*s + j*d - crop_lo] += products[n, j]"""
     total = None
     for runs in itertools.product(*geometry.runs):
-        taps = tuple(slice(run.tap, run.tap + run.count) for run in runs)
-        phases = [
-            (run.phase, s - 1 - run.phase - (run.count - 1) * d, d - 1)
-            for run, s, d in zip(runs, geometry.strides, geometry.dilations, strict=True)
-        ]
-        widths = [(0, 0, 0), *_shifts(runs, geometry), *phases, (0, 0, 0)]
-        term = padded(products[(slice(None),) * (1 + n) + taps], widths)
+        widths: dict[Label, tuple[int, int, int]] = {}
+        rows = zip(runs, geometry.strides, geometry.dilations, geometry.extra_blocks, strict=True)
+        for dimension, (run, s, d, extra) in enumerate(rows):
+            widths["outer", dimension] = (run.block, extra - run.block, 0)
+            widths["inner", dimension] = (run.phase, s - 1 - run.phase - (run.taps - 1) * d, d - 1)
+        term = _padded(_sliced(products, geometry, [slice(run.tap, run.tap + run.taps) for run in runs]), geometry, widths)
         total = term if total is None else total + term
     assert total is not None
     return from_blocks(total, geometry)
 
 
 def patches(g: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *L, channels] -> [batch, *W, *k, channels]: patches[n, j] = g[n*s + j*d - crop_lo], the adjoint of overlap_add"""
-    n = geometry.ndim
+    """Of each of W inputs, the k outputs that it reaches: patches[n, j] = g[n*s + j*d - crop_lo], the adjoint of overlap_add"""
     blocks = to_blocks(g, geometry)
 
     def rows(chosen: tuple[Run, ...]) -> jax.Array:
-        if len(chosen) < n:
-            parts = [rows((*chosen, run)) for run in geometry.runs[len(chosen)]]
-            return parts[0] if len(parts) == 1 else lax.concatenate(parts, 1 + n + len(chosen))
-        phases = tuple(
-            slice(run.phase, run.phase + (run.count - 1) * d + 1, d) for run, d in zip(chosen, geometry.dilations, strict=True)
-        )
-        widths = [(0, 0, 0), *((-low, -high, 0) for low, high, _ in _shifts(chosen, geometry)), *[(0, 0, 0)] * (n + 1)]
-        return padded(blocks[(slice(None),) * (1 + n) + phases], widths)
+        if (dimension := len(chosen)) < geometry.ndim:
+            parts = [rows((*chosen, run)) for run in geometry.runs[dimension]]
+            return parts[0] if len(parts) == 1 else lax.concatenate(parts, _blocked(geometry).index(("inner", dimension)))
+        phases = [slice(run.phase, run.phase + (run.taps - 1) * d + 1, d) for run, d in zip(chosen, geometry.dilations, strict=True)]
+        widths: dict[Label, tuple[int, int, int]] = {
+            ("outer", d): (-run.block, run.block - extra, 0)
+            for d, (run, extra) in enumerate(zip(chosen, geometry.extra_blocks, strict=True))
+        }
+        return _padded(_sliced(blocks, geometry, phases), geometry, widths)
 
     return rows(())
 

@@ -20,7 +20,7 @@ from jax import lax
 
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import matmul
-from jaxdeconv._lowerings._blocks import overlap_add, padded
+from jaxdeconv._lowerings._blocks import overlap_add, padded, terms
 from jaxdeconv._lowerings._work import Sizes, Work
 
 MOST_TAPS = 128
@@ -35,7 +35,8 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
         return matmul.unable(contraction, sizes)
     if contraction == "input_grad" and sizes.taps > MOST_TAPS:
         return f"would sum {sizes.taps} shifted arrays in its input gradient, more than {MOST_TAPS}"
-    uncropped = math.prod((w - 1) * s + ke for w, s, ke in zip(sizes.spatial, geometry.strides, geometry.effective_kernels, strict=True))
+    rows = zip(sizes.spatial, geometry.strides, geometry.effective_kernels, strict=True)
+    uncropped = math.prod((w - 1) * s + ke for w, s, ke in rows)
     if uncropped > 2 * math.prod(sizes.lengths) + 2**16:
         return f"would restore {uncropped} samples of an output of {sizes.lengths}"
     return None
@@ -44,7 +45,7 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
 def work(contraction: str, sizes: Sizes) -> Work:
     """How much it is."""
     if contraction == "transpose":
-        return matmul.work(contraction, sizes)
+        return Work(looped=2 * terms(sizes.geometry) * sizes.y, moved=sizes.x + sizes.y + sizes.w)
     stored = 2 * sizes.taps * sizes.x if contraction == "filter_grad" else 0  # the products of one tap, then of the next
     return Work(looped=sizes.flops, moved=sizes.x + sizes.w + 3 * sizes.y + stored, temporary=sizes.y)
 
@@ -59,7 +60,9 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_eleme
 
 def _with_crops(g: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *L, c] with zeros for what was cropped. One stored copy, so that each tap is a plain strided read of it."""
-    return lax.optimization_barrier(padded(g, [(0, 0, 0), *((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)]))
+    uncropped = padded(g, [(0, 0, 0), *((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)])
+    stored: jax.Array = lax.optimization_barrier(uncropped)  # type: ignore[no-untyped-call]
+    return stored
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
@@ -92,6 +95,7 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, preferred_ele
             tapped = window[tuple(slice(None, None, s) for s in geometry.strides)]
             return jnp.sum(tapped * x, tuple(range(x.ndim - 1)))
 
-        return lax.map(of_tap, taps)
+        summed: jax.Array = lax.map(of_tap, taps)
+        return summed
 
     return jnp.sum(lax.map(of_image, (x, g)), 0).reshape(*geometry.kernel, 1, x.shape[-1])

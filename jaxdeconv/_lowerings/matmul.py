@@ -1,4 +1,4 @@
-"""Lowering "matmul": each contraction is one matrix product with the whole filter, and overlap_add or patches around it.
+"""Lowering "matmul": each contraction is one matrix product with the whole filter, overlap_add or patches around it. One group.
 
     transpose    y = overlap_add(x w)         [b, W, i] [k, o, i] -> [b, W, k, o] -> [b, L, o]
     input_grad   x = patches(g) w             [b, L, o] -> [b, W, k, o] [k, o, i] -> [b, W, i]
@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxdeconv._geometry import Geometry
@@ -32,54 +33,38 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
 
 
 def work(contraction: str, sizes: Sizes) -> Work:
-    """How much it is."""
-    whole = sizes.x + sizes.y + sizes.w
-    if contraction == "transpose" and sizes.depthwise:  # XLA makes loops of products of one term, and fuses them
-        return Work(looped=terms(sizes.geometry) * sizes.y, moved=whole)
-    passes = 2 if sizes.geometry.groups == 1 else 4  # products of groups come out group by group
+    """How much it is, for one group."""
     across = 2 * (sizes.x + sizes.products) if contraction == "filter_grad" else 0  # a contraction over rows reads columns
-    return Work(product=sizes.flops, moved=whole + passes * sizes.products + across, temporary=sizes.products)
+    moved = sizes.x + sizes.y + sizes.w + 2 * sizes.products + across
+    return Work(product=sizes.flops, moved=moved, temporary=sizes.products)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
-    n, groups = geometry.ndim, geometry.groups
-    *kernel, out_per_group, _ = w.shape
-    if groups == 1:
-        products = lax.dot_general(x, w.reshape(-1, w.shape[-1]), (((n + 1,), (1,)), ((), ())), **keywords)
-        return overlap_add(products.reshape(*x.shape[:-1], *kernel, out_per_group), geometry)
-    x = x.reshape(*x.shape[:-1], groups, -1)
-    w = w.reshape(-1, groups, w.shape[-1] // groups)
-    products = lax.dot_general(x, w, (((n + 2,), (2,)), ((n + 1,), (1,))), **keywords)  # [groups, batch, *W, k*o]
-    products = products.reshape(*products.shape[:-1], *kernel, out_per_group)
-    products = products.transpose(*range(1, 2 * n + 2), 0, 2 * n + 2)
-    return overlap_add(products.reshape(*products.shape[:-2], -1), geometry)
+    matrix = w.reshape(-1, w.shape[-1])
+    if geometry.channels_last:
+        products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
+        return overlap_add(products.reshape(*x.shape[:-1], *w.shape[:-1]), geometry)
+    products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
+    return overlap_add(products.reshape(*w.shape[:-1], *products.shape[1:]), geometry)
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-    """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
-    n, groups = geometry.ndim, geometry.groups
+    """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]. Channels last."""
+    n = geometry.ndim
     taps = patches(g, geometry)  # [batch, *W, *k, o]
-    if groups == 1:
-        w = w.reshape(-1, w.shape[-1])
-        return lax.dot_general(taps.reshape(*taps.shape[: n + 1], -1), w, (((n + 1,), (0,)), ((), ())), **keywords)
-    taps = taps.reshape(*taps.shape[: n + 1], math.prod(geometry.kernel), groups, -1)
-    w = w.reshape(taps.shape[n + 1], -1, groups, w.shape[-1] // groups)
-    x = lax.dot_general(taps, w, (((n + 1, n + 3), (0, 1)), ((n + 2,), (2,))), **keywords)  # [groups, batch, *W, i]
-    x = x.transpose(*range(1, n + 2), 0, n + 2)
-    return x.reshape(*x.shape[:-2], -1)
+    taps = taps.reshape(*taps.shape[: n + 1], -1)
+    return lax.dot_general(taps, w.reshape(-1, w.shape[-1]), (((n + 1,), (0,)), ((), ())), **keywords)
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
-    groups, out_per_group = geometry.groups, g.shape[-1] // geometry.groups
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    taps, x = patches(g, geometry).reshape(-1, math.prod(geometry.kernel) * g.shape[-1]), x.reshape(-1, x.shape[-1])
-    if groups == 1:
-        w = lax.dot_general(taps, x, (((0,), (0,)), ((), ())), **keywords)
+    channels = x.shape[geometry.channel_axis]
+    rows = math.prod(geometry.kernel) * g.shape[geometry.channel_axis]
+    if geometry.channels_last:
+        taps, x, contracted = patches(g, geometry).reshape(-1, rows), x.reshape(-1, channels), 0
     else:
-        taps = taps.reshape(-1, math.prod(geometry.kernel), groups, out_per_group)
-        x = x.reshape(-1, groups, x.shape[-1] // groups)
-        w = lax.dot_general(taps, x, (((0,), (0,)), ((2,), (1,))), **keywords)  # [groups, k, o, i]
-        w = w.transpose(1, 2, 0, 3)
-    return w.reshape(*geometry.kernel, out_per_group, -1)
+        taps, x, contracted = patches(g, geometry).reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1), 1
+    w = lax.dot_general(taps, x, (((contracted,), (contracted,)), ((), ())), **keywords)
+    return w.reshape(*geometry.kernel, -1, channels)

@@ -1,8 +1,8 @@
-"""Lowering "polyphase": a transposed convolution of stride 1 that computes all phases of a block of s outputs as channels.
+"""Lowering "polyphase": a transposed convolution of stride 1 that computes all phases of a block of s outputs as channels. One group.
 
-With blocks of outputs as in `_blocks`, y[b, t, (r, o)] = sum over q, i of x[b, t - q, i] * v[q, i, (r, o)], where v is w with its taps
-placed by block and phase, zero where no tap falls. That is a transposed convolution of stride and dilation 1, with a coarse geometry of
-its own, and so are its gradients: each contraction is the same one of "dilated", on blocks.
+With blocks of outputs as in `_blocks`, y[b, t, (r, o)] = sum over q, i of x[b, t - q, i] * v[q, i, (r, o)], where v is w with its
+taps placed by block and phase, zero where no tap falls. That is a transposed convolution of stride and dilation 1, with a coarse
+geometry of its own, and so are its gradients: each contraction is the same one of "dilated", on blocks.
 
 Where crop_lo is no multiple of the stride, cutting blocks at output 0 can take one block of taps more than cutting them crop_lo mod s
 before it. The second computes less and has to move the result; whichever reaches over fewer blocks is taken.
@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -60,7 +59,7 @@ def coarse(geometry: Geometry) -> Geometry:
         kernel.append(last - first + 1)
         crops.append((-first, last - extra))
     ones = (1,) * geometry.ndim
-    return Geometry(tuple(kernel), ones, ones, tuple(crops), geometry.groups, channels_last=True)
+    return Geometry(tuple(kernel), ones, ones, tuple(crops), groups=1, channels_last=True)
 
 
 def _places(geometry: Geometry) -> tuple[np.ndarray[Any, Any], ...]:
@@ -101,21 +100,16 @@ def _fine_filter(v: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _block_channels(y: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *L, G * o] -> [batch, *T, G * s * o]"""
-    n, groups = geometry.ndim, geometry.groups
+    """[batch, *L, o] -> [batch, *T, *s * o]"""
     y = padded(y, [(0, 0, 0), *((offset, 0, 0) for offset in _offsets(geometry)), (0, 0, 0)])
     blocks = to_blocks(y, _extended(geometry))
-    blocks = blocks.reshape(*blocks.shape[:-1], groups, -1)
-    blocks = jnp.moveaxis(blocks, 2 * n + 1, n + 1)
-    return blocks.reshape(*blocks.shape[: n + 1], -1)
+    return blocks.reshape(*blocks.shape[: geometry.ndim + 1], -1)
 
 
 def _from_block_channels(blocks: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *T, G * s * o] -> [batch, *L, G * o]"""
-    n = geometry.ndim
-    blocks = blocks.reshape(*blocks.shape[: n + 1], geometry.groups, *geometry.strides, -1)
-    blocks = jnp.moveaxis(blocks, n + 1, 2 * n + 1)
-    y = from_blocks(blocks.reshape(*blocks.shape[: 2 * n + 1], -1), _extended(geometry))
+    """[batch, *T, *s * o] -> [batch, *L, o]"""
+    blocks = blocks.reshape(*blocks.shape[:-1], *geometry.strides, -1)
+    y = from_blocks(blocks, _extended(geometry))
     return padded(y, [(0, 0, 0), *((-offset, 0, 0) for offset in _offsets(geometry)), (0, 0, 0)])
 
 
@@ -130,7 +124,7 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
 
 
 def work(contraction: str, sizes: Sizes) -> Work:
-    """How much it is."""
+    """How much it is, for one group."""
     geometry, sizes = sizes.geometry, sizes._replace(geometry=_extended(sizes.geometry))
     fine = sizes._replace(
         geometry=coarse(geometry), out_channels=sizes.out_channels * math.prod(geometry.strides)

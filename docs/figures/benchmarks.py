@@ -1,0 +1,275 @@
+"""Writes the CPU records in ../benchmarks/, of `python -m benchmarks ... --json`, into the pages, and draws them into ../img/.
+
+Run with `python docs/figures/benchmarks.py`; needs matplotlib. What stands between `<!-- FIGURES name -->` and `<!-- /FIGURES -->` in
+the README or a page is replaced by what FIGURES has of that name; where there is no such record, it stays. --check writes nothing and
+fails if a page would change.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in which `benchmarks` is this file
+
+from benchmarks.compare import OURS, ratios
+from benchmarks.layers import LAYERS, QUICK
+from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS
+from benchmarks.peers import MODES
+from benchmarks.plots import plot_ratios, plot_scaling
+from benchmarks.tables import geometric_mean, milliseconds, ratio, table
+from benchmarks.variants import layouts_report, second_order_report
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import WORK
+from jaxdeconv._lowerings._work import Sizes, Work
+from jaxdeconv._select import RATES, seconds, select
+
+Record = Mapping[str, Any]
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+GOALS = {"forward": (1.3, 0.9), "train": (1.5, 0.9)}  # of the fastest peer's time over ours: the geometric mean, the least
+AUTODIFF = 20  # of lax's, in training
+SHOWN = ("hifigan.up1.b1", "hifigan.up2.b1", "hifigan.up3.b16", "encodec.up2.b1", "dcgan.up4.b16", "unet3d.k3.b1")
+NAMES = {layer.name: layer for layer in LAYERS}
+FACTOR = {"forward": 1, "train": 3}
+COMPUTED = {"forward": ("transpose",), "train": ("transpose", "input_grad", "filter_grad")}
+TERMS = {
+    "product": "matrix product",
+    "convolution": "convolution",
+    "looped": "loops",
+    "naive": "scalar loops",
+    "moved": "memory",
+    "rearranged": "rearrangement",
+    "temporary": "fresh memory",
+}
+
+
+def kind(record: Record) -> str:
+    """Which option of `python -m benchmarks` wrote it."""
+    if "sweeps" in record:
+        return "scaling"
+    case = record["cases"][0]
+    if "contraction" in case:
+        return "lowerings"
+    if "modes" not in case:
+        return "second-order"
+    return "layouts" if "jaxdeconv NCW" in next(iter(case["modes"].values()))["seconds"] else "comparison"
+
+
+def environment(record: Record, source: str) -> str:
+    found = record["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    where = f"{found['cpu']}, {found['cores']} cores, {record['dtype']}, {found['date'][:10]}; {versions}"
+    return f"Recorded in [{source}](benchmarks/{source}): {where}."
+
+
+def name(case: Record) -> str:
+    return str(case["layer"]["name"])
+
+
+def fastest(case: Record, mode: str) -> tuple[str, float]:
+    """The fastest peer and its seconds."""
+    others = {peer: each for peer, each in case["modes"][mode]["seconds"].items() if peer != OURS}
+    return min(others.items(), key=lambda item: item[1])
+
+
+def comparison(record: Record, mode: str) -> str:
+    rows = []
+    for case in record["cases"]:
+        ours, flops = case["modes"][mode]["seconds"][OURS], FACTOR[mode] * case["flops"]
+        peer, theirs = fastest(case, mode)
+        found = ratios(case, mode)
+        share = f"{100 * flops / ours / record['matrix_rate']:.0f}%"
+        times = [milliseconds(ours), peer, milliseconds(theirs)]
+        rows.append([name(case), *times, ratio(found["best"]), ratio(found.get("lax")), share])
+    return table(["case", "jaxdeconv ms", "fastest peer", "its ms", "its ratio", "lax ratio", "of matrix rate"], rows)
+
+
+def summary(record: Record, source: str) -> str:
+    rows = []
+    for mode in MODES:
+        best = {name(case): ratios(case, mode)["best"] for case in record["cases"]}
+        mean, least = GOALS[mode]
+        worst = min(best, key=best.__getitem__)
+        found = f"{ratio(best[worst])} ({worst}), below in {sum(value < least for value in best.values())} of {len(best)}"
+        rows.append([f"{mode}: fastest peer, geometric mean", f"{mean}x", ratio(geometric_mean(list(best.values())))])
+        rows.append([f"{mode}: fastest peer, least", f"{least}x", found])
+    for mode, goal in (("forward", "-"), ("train", f"{AUTODIFF}x")):
+        lax = [ratios(case, mode)["lax"] for case in record["cases"]]
+        found = f"{ratio(geometric_mean(lax))}, from {ratio(min(lax))} to {ratio(max(lax))}"
+        rows.append([f"{mode}: lax, geometric mean", goal, found])
+    figure = "![Time of the fastest peer and of lax over that of jaxdeconv, for each case](img/benchmarks.svg)"
+    rate = f"The matrix rate was {record['matrix_rate'] / 1e9:.0f} GFLOP/s."
+    return f"{table(['ratio', 'goal', 'reached'], rows)}\n\n{environment(record, source)} {rate}\n\n{figure}"
+
+
+def estimate(layer: Record, mode: str) -> dict[str, float]:
+    """Seconds of each term of the cost model, summed over the contractions of the mode."""
+    kernel, strides, dilations, size = (tuple(layer[key]) for key in ("kernel", "strides", "dilations", "size"))
+    geometry = Geometry(kernel, strides, dilations, tuple(map(tuple, layer["padding"])), layer["groups"], channels_last=True)
+    sizes = Sizes(geometry, layer["batch"], size, layer["in_channels"], layer["out_channels"], itemsize=4)
+    terms = dict.fromkeys(Work._fields, 0.0)
+    for contraction in COMPUTED[mode]:
+        work = WORK[select(contraction, sizes, "cpu")](contraction, sizes)
+        for field, amount in work._asdict().items():
+            terms[field] += seconds(Work(**{field: amount}), RATES["cpu"], sizes.itemsize)
+    return terms
+
+
+def below(record: Record, source: str) -> str:
+    rows = []
+    for mode in MODES:
+        for case in sorted(record["cases"], key=lambda case, mode=mode: ratios(case, mode)["best"]):
+            if (found := ratios(case, mode)["best"]) >= GOALS[mode][1]:
+                break
+            terms = estimate(case["layer"], mode)
+            largest, total = max(terms, key=terms.__getitem__), sum(terms.values())
+            bound = f"{TERMS[largest]}, {100 * terms[largest] / total:.0f}%"
+            ours = milliseconds(case["modes"][mode]["seconds"][OURS])
+            rows.append([f"{name(case)} {mode}", ratio(found), fastest(case, mode)[0], ours, milliseconds(total), bound])
+    return table(["case", "ratio", "fastest peer", "jaxdeconv ms", "estimate ms", "bound"], rows) if rows else "None."
+
+
+def compilation(record: Record, source: str) -> str:
+    rows = []
+    for mode in MODES:
+        each = {name(case): case["modes"][mode] for case in record["cases"]}
+        times = {case: (found["compile"][OURS]["seconds"], found["compile"]["lax"]["seconds"]) for case, found in each.items()}
+        held = {case: found["compile"][OURS]["temporary_bytes"] / max(found["operand_bytes"]) for case, found in each.items()}
+        slowest, largest = max(times, key=lambda case: times[case][0]), max(held, key=held.__getitem__)
+        medians = [milliseconds(statistics.median(side)) for side in zip(*times.values(), strict=True)]
+        most = f"{milliseconds(times[slowest][0])} ({slowest})"
+        rows.append([mode, *medians, most, f"{statistics.median(held.values()):.2f}", f"{held[largest]:.2f} ({largest})"])
+    headers = ["", "compile ms, median", "lax ms, median", "compile ms, most", "temporaries / largest operand, median", "most"]
+    return table(headers, rows)
+
+
+def shown(record: Record, source: str) -> str:
+    """The few layers of the README and of the page on gradients."""
+    found = {name(case): case for case in record["cases"]}
+    rows = []
+    for case in SHOWN:
+        if case in found:
+            forward, train = (found[case]["modes"][mode]["seconds"] for mode in MODES)
+            lax = f"{milliseconds(train['lax'])} ms, {ratio(train['lax'] / train[OURS])}"
+            rows.append([label(case), milliseconds(forward[OURS]), milliseconds(train[OURS]), lax])
+    headers = ["layer (batch, size, in, out, kernel, stride)", "forward ms", "with both gradients ms", "the same by JAX's autodiff"]
+    return table(headers, rows)
+
+
+def label(case: str) -> str:
+    layer = NAMES[case]
+    numbers = layer.batch, "x".join(map(str, layer.size)), layer.in_channels, layer.out_channels, layer.kernel[0], layer.strides[0]
+    return f"{case} ({', '.join(map(str, numbers))})"
+
+
+def lowerings(record: Record, source: str) -> str:
+    """The choices against the best, and the times of a few layers."""
+    summary, rows = [], []
+    for letter in CONTRACTIONS:
+        cases = [case for case in record["cases"] if case["contraction"] == letter]
+        regret = {name(case): case["regret"] for case in cases}
+        worst = max(regret, key=regret.__getitem__)
+        fastest_ones, chosen = [best(case) for case in cases], [case["chosen"] for case in cases]
+        counts = [f"{fastest_ones.count(each)}, {chosen.count(each)}" for each in IMPLEMENTATIONS]
+        summary.append([letter, *counts, f"{geometric_mean(list(regret.values())):.3f}x", f"{ratio(regret[worst])} ({worst})"])
+    for case in record["cases"]:
+        if name(case) in QUICK or case["regret"] > 1.2:
+            times = [milliseconds(case["seconds"].get(each)) for each in IMPLEMENTATIONS]
+            rows.append([f"{name(case)} {case['contraction']}", *times, case["chosen"], ratio(case["regret"])])
+    counted = table(["", *(f"{each}: fastest, chosen" for each in IMPLEMENTATIONS), "regret, mean", "regret, worst"], summary)
+    timed = table(["case", *(f"{each} ms" for each in IMPLEMENTATIONS), "chosen", "regret"], rows)
+    text = "In how many layers each lowering is the fastest, in how many it is chosen, and the regret (geometric mean):"
+    return f"{text}\n\n{counted}\n\nA few layers, and all with a regret above 1.2x:\n\n{timed}\n\n{environment(record, source)}"
+
+
+def best(case: Record) -> str:
+    return min(case["seconds"], key=case["seconds"].__getitem__)
+
+
+def scaling(record: Record, source: str) -> str:
+    rows = []
+    for quantity, sweep in record["sweeps"].items():
+        found = [", ".join(f"{each:.2f}" for each in sweep["exponents"][mode]) for mode in MODES]
+        rows.append([quantity, f"{sweep['values'][0]} to {sweep['values'][-1]}", *found])
+    headers = ["", "range", *(f"{mode}: exponent of each decade" for mode in MODES)]
+    figure = "![Time over width, batch and channels](img/scaling.svg)"
+    return f"{table(headers, rows)}\n\n{figure}\n\n{environment(record, source)}"
+
+
+def layouts(record: Record, source: str) -> str:
+    return f"{layouts_report(record, MODES)}\n\n{environment(record, source)}"
+
+
+def second_order(record: Record, source: str) -> str:
+    return f"{second_order_report(record)}\n\n{environment(record, source)}"
+
+
+FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
+    "summary": ("comparison", summary),
+    "below": ("comparison", below),
+    "forward": ("comparison", lambda record, source: comparison(record, "forward")),
+    "train": ("comparison", lambda record, source: comparison(record, "train")),
+    "compile": ("comparison", compilation),
+    "shown": ("comparison", shown),
+    "lowerings": ("lowerings", lowerings),
+    "scaling": ("scaling", scaling),
+    "layouts": ("layouts", layouts),
+    "second-order": ("second-order", second_order),
+}
+"""By name: the kind of record, and the Markdown that is made of one."""
+
+
+def records() -> dict[str, tuple[Record, str]]:
+    """By kind, those recorded on CPU and their file's name."""
+    found = {}
+    for path in sorted((DOCS / "benchmarks").glob("*.json")):
+        record = json.loads(path.read_text())
+        if record["environment"]["device"] == "cpu":
+            found[kind(record)] = record, path.name
+    return found
+
+
+def filled(text: str, found: Mapping[str, tuple[Record, str]]) -> str:
+    def figure(match: re.Match[str]) -> str:
+        wanted, function = FIGURES.get(match[1], (None, None))
+        if wanted not in found:
+            return match[0]
+        return f"<!-- FIGURES {match[1]} -->\n{function(*found[wanted])}\n<!-- /FIGURES -->"
+
+    return re.sub(r"<!-- FIGURES (\S+) -->\n.*?<!-- /FIGURES -->", figure, text, flags=re.DOTALL)
+
+
+def draw(found: Mapping[str, tuple[Record, str]]) -> None:
+    os.environ["SOURCE_DATE_EPOCH"] = "0"  # the same record gives the same file
+    if "comparison" in found:
+        plot_ratios(found["comparison"][0], MODES, DOCS / "img" / "benchmarks.svg")
+    if "scaling" in found:
+        plot_scaling(found["scaling"][0], MODES, DOCS / "img" / "scaling.svg")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Writes the records of docs/benchmarks into the pages, and draws them.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page would change")
+    check = parser.parse_args().check
+    found = records()
+    stale = [page for page in PAGES if filled(page.read_text(), found) != page.read_text()]
+    if check:
+        for page in stale:
+            print(f"{page.relative_to(ROOT)} is not what docs/benchmarks has: run python docs/figures/benchmarks.py")
+        return 1 if stale else 0
+    for page in stale:
+        page.write_text(filled(page.read_text(), found))
+    draw(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The choice of a lowering and the arithmetic that it and the lowerings rest on: of sizes alone, so checked over many."""
+
+import itertools
+import math
+from functools import partial
+from types import MappingProxyType
+from typing import get_args
+
+import cases
+import jax
+import layers
+import numpy as np
+import pytest
+
+import jaxdeconv
+from jaxdeconv import _select as policy
+from jaxdeconv._geometry import Geometry, runs
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, polyphase
+from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._select import LARGE, RATES, WORTH, Platform, largest_temporary, seconds, select
+
+CONTRACTIONS = get_args(Contraction)
+IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
+CPU = RATES["cpu"]
+
+
+def sizes_of(layer, itemsize=4):
+    return Sizes(Geometry(*layer.window), layer.batch, layer.spatial, layer.in_channels, layer.out_channels, itemsize)
+
+
+def same(batch, size, channels, kernel, stride, groups=1, ndim=1, itemsize=4):
+    """A layer of the usual kind: an output of stride times the size, cut from the middle."""
+    extra = kernel - stride
+    crops = ((extra // 2, extra - extra // 2),) * ndim
+    window = (kernel,) * ndim, (stride,) * ndim, (1,) * ndim, crops
+    return sizes_of(layers.Layer(batch, (size,) * ndim, *channels, *window, groups), itemsize)
+
+
+def random_sizes(count=300):
+    """Of any geometry and of amounts from a few numbers to gigabytes."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        ndim = 1 + index % 4
+        layer = layers.random_layer(rng, ndim, most=9 if ndim == 1 else 4)
+        factor = int(2 ** rng.uniform(0, 9))
+        layer = layer._replace(
+            batch=int(2 ** rng.uniform(0, 6)),
+            spatial=tuple(int(size * 2 ** rng.uniform(0, 12 / ndim)) for size in layer.spatial),
+            in_channels=layer.in_channels * factor,
+            out_channels=layer.out_channels * factor,
+            groups=layer.groups * factor if rng.integers(3) == 0 else layer.groups,
+        )
+        yield sizes_of(layer, int(rng.choice([2, 4, 8, 16])))
+
+
+ANY = list(random_sizes())
+# What the rule about memory is there for: products far larger than what goes in and out.
+OVERLAPPING = [same(16, 4096, (64, 64), kernel, 2) for kernel in (4, 8, 16, 32)] + [same(64, 8192, (8, 8), 64, 2)]
+LAYERS = {
+    "HiFi-GAN": [
+        same(batch, *rest)
+        for batch in (1, 16)
+        for rest in [(32, (512, 256), 16, 8), (256, (256, 128), 16, 8), (2048, (128, 64), 4, 2)]
+    ],
+    "iSTFT": [same(1, 200, (1026, 1), 1024, 256), same(8, 800, (1026, 1), 1024, 256)],
+    "depthwise": [same(2, 64, (256, 256), 4, 2, 256, ndim) for ndim in (1, 2)] + [same(4, 1024, (64, 64), 8, 4, 64)],
+    "3-D": [same(2, 16, (64, 32), 4, 2, ndim=3), same(1, 32, (32, 16), 2, 2, ndim=3), same(2, 16, (64, 32), 4, 2, 4, ndim=3)],
+    "2-D": [same(8, 32, (128, 64), 4, 2, ndim=2), same(1, 128, (64, 3), 2, 2, ndim=2)],
+}
+EVERY = [*ANY, *OVERLAPPING, *itertools.chain.from_iterable(LAYERS.values())]
+
+
+def estimates(contraction, sizes, rates=CPU):
+    """The seconds of every lowering that can."""
+    able = [name for name in IMPLEMENTATIONS if UNABLE[name](contraction, sizes) is None]
+    return {name: seconds(WORK[name](contraction, sizes), rates, sizes.itemsize) for name in able}
+
+
+def test_the_same_for_equal_arguments_and_able():
+    for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
+        chosen = select(contraction, sizes, "cpu")
+        copy = sizes._replace(geometry=Geometry(**vars(sizes.geometry)))
+        assert select(contraction, copy, "cpu") == chosen
+        assert UNABLE[chosen](contraction, sizes) is None
+        first = sizes._replace(geometry=Geometry(**vars(sizes.geometry) | {"channels_last": False}))
+        assert select(contraction, first, "cpu") == chosen
+
+
+@pytest.mark.parametrize("platform", [each for each in get_args(Platform) if each not in RATES])
+def test_platforms_without_rates_take_dilated(platform):
+    assert {select(contraction, sizes, platform) for sizes in EVERY for contraction in CONTRACTIONS} == {"dilated"}
+
+
+@pytest.mark.parametrize(
+    ("which", "contractions", "expected"),
+    [
+        ("iSTFT", ("transpose",), {"matmul"}),
+        ("depthwise", CONTRACTIONS, {"elementwise", "matmul"}),
+        ("3-D", ("transpose",), {"matmul", "polyphase", "elementwise"}),
+        ("HiFi-GAN", ("transpose",), {"matmul", "polyphase"}),
+    ],
+)
+def test_layers_that_were_slow(which, contractions, expected):
+    assert {select(contraction, sizes, "cpu") for sizes in LAYERS[which] for contraction in contractions} <= expected
+
+
+def test_the_filter_gradient_of_one_example_is_a_product():
+    """With a batch of one, as in the vocoder's first layers, XLA gathers the patches of "dilated" one by one."""
+    for sizes in LAYERS["HiFi-GAN"]:
+        if sizes.batch == 1:
+            assert select("filter_grad", sizes, "cpu") != "dilated"
+
+
+def test_memory_is_taken_only_where_it_is_worth_it():
+    avoided = 0
+    for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
+        chosen, each = select(contraction, sizes, "cpu"), estimates(contraction, sizes)
+        limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
+        large = {name for name in each if largest_temporary(name, contraction, sizes) > limit}
+        same_size = large if chosen in large else set(each) - large
+        assert all(each[chosen] <= each[name] for name in same_size)
+        if chosen in large:
+            assert all(each[name] >= WORTH * each[chosen] for name in set(each) - large), (contraction, sizes)
+        else:
+            assert all(each[chosen] <= WORTH * each[name] for name in large), (contraction, sizes)
+            avoided += any(each[name] < each[chosen] for name in large)
+    assert avoided > 0
+
+
+@pytest.mark.parametrize("factor", [2.0**-20, 3.0, 1e6])
+def test_only_ratios_of_rates_matter(factor, monkeypatch):
+    before = [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS]
+    scaled = CPU._replace(**{name: factor * rate for name, rate in CPU._asdict().items() if name != "fresh_from"})
+    monkeypatch.setattr(policy, "RATES", MappingProxyType({"cpu": scaled}))
+    assert [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS] == before
+
+
+def test_a_slower_rate_never_makes_faster():
+    for sizes, contraction in itertools.product(EVERY[::5], CONTRACTIONS):
+        before = estimates(contraction, sizes)
+        assert all(math.isfinite(each) and each > 0 for each in before.values())
+        for name in set(CPU._fields) - {"fresh_from"}:
+            after = estimates(contraction, sizes, CPU._replace(**{name: getattr(CPU, name) / 2}))
+            assert all(after[lowering] >= before[lowering] for lowering in before)
+
+
+def test_twice_the_batch_takes_no_less():
+    """From a batch of 4 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without."""
+    for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
+        if contraction == "filter_grad":
+            sizes = sizes._replace(batch=sizes.batch + 3)
+        once, twice = estimates(contraction, sizes), estimates(contraction, sizes._replace(batch=2 * sizes.batch))
+        for name in set(once) & set(twice):
+            assert twice[name] >= once[name], (name, contraction, sizes)
+            more = sizes._replace(batch=2 * sizes.batch)
+            assert largest_temporary(name, contraction, more) >= largest_temporary(name, contraction, sizes)
+
+
+@pytest.mark.parametrize("name", ["matmul", "polyphase"])
+def test_the_longest_stride_is_left_to_dilated(name):
+    layer = layers.Layer(1, (1,), 3, 2, (3,), (2**31 - 1,), (1,), ((0, 0),))
+    for contraction in CONTRACTIONS:
+        assert "samples in blocks of (2147483647,) for an output of (3,)" in UNABLE[name](contraction, sizes_of(layer))
+        assert select(contraction, sizes_of(layer), "cpu") == "dilated"
+
+
+def test_long_filters_and_signals_are_judged_quickly():
+    """Nothing here grows with the signal, and only linearly with the taps."""
+    layer = layers.Layer(2**10, (10**9,), 2**12, 2**12, (4096,), (3,), (7,), ((5, -8),))
+    assert {select(contraction, sizes_of(layer), "cpu") for contraction in CONTRACTIONS} == {"dilated"}
+
+
+# The arithmetic below the choice
+
+GEOMETRIES = [layers.random_layer(np.random.default_rng([7, index]), 1 + index % 3, most=7) for index in range(300)]
+
+
+def test_lengths_are_those_of_the_geometry():
+    for layer in [*GEOMETRIES, *map(layers.of_case, cases.GRID)]:
+        sizes, geometry = sizes_of(layer), Geometry(*layer.window)
+        x = layer.swap(np.broadcast_to(0, (layer.batch, *layer.spatial, layer.in_channels))).shape
+        w = (*layer.kernel, layer.out_channels // layer.groups, layer.in_channels)
+        y = layer.swap(np.broadcast_to(0, (layer.batch, *layer.lengths, layer.out_channels))).shape
+        assert sizes.lengths == layer.lengths
+        assert geometry.output_shape(x, w) == y
+        assert (sizes.x, sizes.w, sizes.y) == (math.prod(x), math.prod(w), math.prod(y))
+        assert sizes.products == math.prod((layer.batch, *layer.spatial, *layer.kernel, layer.out_channels))
+        assert sizes.flops == 2 * sizes.products * layer.in_channels // layer.groups
+
+
+def test_blocks_hold_the_output():
+    for layer in GEOMETRIES:
+        sizes, geometry = sizes_of(layer), Geometry(*layer.window)
+        held = zip(layer.lengths, layer.strides, layer.spatial, geometry.extra_blocks, geometry.surplus, sizes.blocks, strict=True)
+        for length, s, width, extra, surplus, blocks in held:
+            assert blocks == width + extra == len(range(0, length, s))
+            assert surplus == blocks * s - length
+            assert 0 <= surplus < s
+
+
+def test_runs_are_the_taps_in_order():
+    for k, s, d, crop in itertools.product((1, 2, 3, 6), (1, 2, 3, 7), (1, 2, 5), (-9, -2, 0, 1, 3, 8)):
+        found = runs(k, s, d, crop)
+        taps = []
+        for run in found:
+            assert run.taps > 0
+            for offset in range(run.taps):
+                phase = run.phase + offset * d
+                assert 0 <= phase < s
+                taps.append((run.tap + offset, run.block * s + phase))
+        assert taps == [(tap, tap * d - crop) for tap in range(k)]
+        blocks = [run.block for run in found]
+        assert blocks == sorted(set(blocks))
+
+
+def coarse_by_hand(layer, offsets, first):
+    """[*q, *s, taps] of which one entry is 1: where each tap falls, counting blocks from the first."""
+    taps = np.array(list(np.ndindex(*layer.kernel)))
+    low = np.array([lo for lo, _ in layer.crops])
+    positions = taps * layer.dilations - low + offsets
+    blocks, phases = np.divmod(positions, layer.strides)
+    blocks = blocks - first
+    placed = np.zeros((*(blocks.max(0) + 1), *layer.strides, len(taps)))
+    for tap, (block, phase) in enumerate(zip(blocks, phases, strict=True)):
+        placed[(*block, *phase, tap)] = 1
+    return placed
+
+
+def test_the_coarse_filter_by_hand():
+    """Where the blocks begin crop_lo mod s before the output, they do so to reach over fewer blocks."""
+    moved, filters = 0, []
+    for layer in GEOMETRIES[::3]:
+        geometry = Geometry(*layer.window)
+        coarse, n = polyphase.coarse(geometry), geometry.ndim
+        reach = {}
+        for offset in ("none", "aligned"):
+            spans = []
+            for k, s, d, (lo, _) in zip(layer.kernel, layer.strides, layer.dilations, layer.crops, strict=True):
+                blocks = [(tap * d - lo + (lo % s if offset == "aligned" else 0)) // s for tap in range(k)]
+                spans.append((max(blocks) - min(blocks) + 1, min(blocks)))
+            reach[offset] = spans
+        shorter = [aligned[0] < plain[0] for plain, aligned in zip(reach["none"], reach["aligned"], strict=True)]
+        offsets = [(lo % s) * short for (lo, _), s, short in zip(layer.crops, layer.strides, shorter, strict=True)]
+        chosen = [aligned if short else plain for plain, aligned, short in zip(reach["none"], reach["aligned"], shorter, strict=True)]
+        moved += any(offsets)
+        assert coarse.kernel == tuple(count for count, _ in chosen)
+        assert coarse.strides == coarse.dilations == (1,) * n
+        # Its output are the blocks of the output, which begins so much earlier.
+        blocks = tuple(-(-(length + offset) // s) for length, offset, s in zip(layer.lengths, offsets, layer.strides, strict=True))
+        assert coarse.output_shape((1, *layer.spatial, 1), (*coarse.kernel, 1, 1))[1:-1] == blocks
+        assert tuple(-lo for lo, _ in coarse.crops) == tuple(first for _, first in chosen)
+
+        count = math.prod(layer.kernel)
+        placed = coarse_by_hand(layer, offsets, [first for _, first in chosen])
+        w = np.arange(1.0, 1 + count).reshape(*layer.kernel, 1, 1)
+        expected = (placed @ w.reshape(-1)).reshape(*coarse.kernel, -1, 1)
+        filters.append((geometry, w, expected))
+    assert moved > 10
+
+    geometries = [geometry for geometry, *_ in filters]
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def both(filters):
+        each = zip(geometries, filters, strict=True)
+        return [(polyphase._coarse_filter(w, geometry), polyphase._fine_filter(v, geometry)) for geometry, (w, v) in each]
+
+    for (coarse, fine), (_, w, expected) in zip(both([each[1:] for each in filters]), filters, strict=True):
+        np.testing.assert_array_equal(coarse, expected)
+        np.testing.assert_array_equal(fine, w)
