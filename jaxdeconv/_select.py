@@ -27,6 +27,8 @@ class Rates(NamedTuple):
     rearranged: float  # elements
     fresh: float  # bytes of memory that the operating system has to hand out anew
     fresh_from: float  # the size of temporaries, in bytes, from which it does
+    narrow_product: float  # times the rate of product in 16-bit floats
+    narrow_convolution: float
 
 
 RATES: Mapping[Platform, Rates] = MappingProxyType(
@@ -40,6 +42,8 @@ RATES: Mapping[Platform, Rates] = MappingProxyType(
             rearranged=1.25e9,
             fresh=4e9,
             fresh_from=2**25,  # the largest block that glibc keeps for reuse
+            narrow_product=3,  # by the processor's matrix unit
+            narrow_convolution=0.6,  # which XLA computes in float32, after converting
         )
     }
 )
@@ -56,11 +60,19 @@ def largest_temporary(name: Implementation, contraction: Contraction, sizes: Siz
 
 def seconds(work: Work, rates: Rates, itemsize: int) -> float:
     """The estimate."""
-    arithmetic = work.product / rates.product + work.convolution / rates.convolution + work.looped / rates.looped
-    temporary = work.temporary * itemsize
+    if itemsize > 4:  # XLA on CPU has fast convolutions of 32 bits alone
+        product, convolution = rates.product * 4 / itemsize, rates.naive
+    elif itemsize < 4:
+        product, convolution = rates.product * rates.narrow_product, rates.convolution * rates.narrow_convolution
+    else:
+        product, convolution = rates.product, rates.convolution
+    wide = max(itemsize, 4)  # narrow products are summed, and so stored, in float32
+    temporary = work.temporary * wide
     return (
-        (arithmetic + work.naive / rates.naive) * max(itemsize / 4, 1)
-        + work.moved * itemsize / rates.moved
+        work.product / product
+        + work.convolution / convolution
+        + (work.looped / rates.looped + work.naive / rates.naive) * wide / 4
+        + work.moved * wide / rates.moved
         + work.rearranged / rates.rearranged
         + (temporary / rates.fresh if temporary >= rates.fresh_from else 0)
     )

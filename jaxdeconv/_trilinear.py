@@ -108,7 +108,8 @@ def _apart(together: Binary, batched: Binary) -> Binary:
 
     @jax.custom_jvp
     def apart(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        return mapped(lhs, rhs)
+        result: jax.Array = mapped(lhs, rhs)
+        return result
 
     @apart.defjvp
     def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -44,7 +44,7 @@ def test_fields():
 
 
 def test_a_named_lowering_is_that_of_every_platform():
-    case = cases.GRID[40]
+    case = next(case for case in cases.GRID if case.groups == 2)
     for name in ("dilated", "matmul", "polyphase"):
         found = jaxdeconv.explain(jaxdeconv.conv1d_transpose, *structs(case), **case.keywords, implementation=name)
         assert {each for chosen in found.lowerings.values() for each in chosen.values()} == {name}
@@ -67,7 +67,7 @@ HELD = {
 
 @pytest.mark.parametrize("layer", HELD.values(), ids=HELD)
 def test_temporaries_are_those_of_the_compiled_program(layer):
-    """Within a factor of 2, and none where none is said to be, but for what the dilated convolution copies inside."""
+    """Within a factor of 2, but for one copy of an operand, as XLA makes of one to transpose it; none where none is said to be."""
     *shapes, strides, dtype, name = layer
     x, w, g = (jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
     call = partial(jaxdeconv.conv_transpose, output_shape=g.shape, strides=strides, implementation=name)
@@ -81,12 +81,12 @@ def test_temporaries_are_those_of_the_compiled_program(layer):
     for contraction, (function, operands) in contractions.items():
         held = jax.jit(function).lower(*operands).compile().memory_analysis().temp_size_in_bytes
         report[contraction] = found.lowerings[contraction]["cpu"], found.largest_temporary[contraction]["cpu"], held
-    print(layer, report)
+    largest = max(x.size, w.size, g.size) * np.dtype(dtype).itemsize
     for _, said, held in report.values():
         if said == 0:
             assert held < 1024, report
         else:
-            assert said / 2 <= held <= 2 * said, report
+            assert said / 2 <= held <= max(2 * said, said + 1.1 * largest), report
 
 
 def geometry(found):

@@ -114,13 +114,11 @@ def test_what_is_chosen_stuffs_no_zeros(layer):
     forward, every = jax.jit(upsample).lower(x, w).as_text(), jax.jit(run).lower(x, w, g).as_text()
     if groups == 1:
         assert (products(forward), products(every)) == (1, 3)
-    assert len(set(re.findall(r"feature_group_count = (\d+)|batch_group_count = (\d+)", every))) <= 2
-    assert ("lhs_dilate = [" not in every) or chosen["transpose"] == "dilated"
+    assert set(re.findall(r"lhs_dilate = \[(.*?)\]", every)) <= {"1"}
     assert ("stablehlo.reverse" in forward) == (chosen["transpose"] in ("dilated", "polyphase"))
     assert ("stablehlo.convolution" in forward) == (chosen["transpose"] in ("dilated", "polyphase"))
     assert ("stablehlo.dot_general" in every) == ("matmul" in chosen.values())
-    # Filters are a small part of what there is to move: no activation is transposed, but for blocks, which interleave.
-    assert every.count("stablehlo.reverse") <= max(groups, 1)
+    assert every.count("stablehlo.reverse") <= groups  # and neither gradient reverses one
 
 
 def test_platforms_are_told_apart_when_lowered():

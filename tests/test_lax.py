@@ -5,6 +5,7 @@
 import inspect
 import itertools
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp

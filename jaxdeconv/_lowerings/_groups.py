@@ -1,8 +1,8 @@
 """Groups, for lowerings that know none: each is a transposed convolution of its own, of its own channels.
 
 All operands and results have the groups one after the other in one axis: that of the channels, or the last of a filter. A few groups
-are computed one by one, which takes XLA on CPU a third of the time of a product with a batch of groups, and leaves convolutions without
-groups, which it knows how to compute fast; many, by `jax.vmap`.
+are computed one by one, which takes XLA on CPU a third of the time of a product with a batch of groups, and leaves convolutions
+without groups, which it knows how to compute fast; many, by `jax.vmap`.
 """
 
 from __future__ import annotations
