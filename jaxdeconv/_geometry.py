@@ -46,6 +46,11 @@ def runs(kernel: int, stride: int, dilation: int, crop: int) -> tuple[Run, ...]:
     return tuple(found)
 
 
+def reach(kernel: int, stride: int, dilation: int, crop: int) -> tuple[int, int]:
+    """The blocks of the first and of the last tap."""
+    return -crop // stride, ((kernel - 1) * dilation - crop) // stride
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Everything about a transposed convolution but its operands: one entry per spatial dimension, then groups and layout.

@@ -88,7 +88,7 @@ def _per_platform(choices: dict[Platform, Implementation], lowered: Callable[[Im
     return run
 
 
-def _apart(together: Binary, batched: Binary) -> Binary:
+def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] = (False, False)) -> Binary:
     """`together`, but `batched` under a `jax.vmap` over both operands, and for derivatives of it; the two agree.
 
     Of a convolution, JAX makes there one with a group for each element of the batch, or one with a window of the size of the signal,
@@ -103,8 +103,11 @@ def _apart(together: Binary, batched: Binary) -> Binary:
     @mapped.def_vmap
     def _(axis_size: int, in_batched: list[bool], lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, bool]:
         del axis_size
-        axes = tuple(0 if batched else None for batched in in_batched)
-        return jax.vmap(batched if all(in_batched) else together, axes)(lhs, rhs), True
+        axes = tuple(0 if mapped_now else None for mapped_now in in_batched)
+        both = in_batched[0] or mapped_before[0], in_batched[1] or mapped_before[1]
+        if all(both):
+            return jax.vmap(batched, axes)(lhs, rhs), True
+        return _apart(jax.vmap(together, axes), jax.vmap(batched, axes), both)(lhs, rhs), True
 
     @jax.custom_jvp
     def apart(lhs: jax.Array, rhs: jax.Array) -> jax.Array:

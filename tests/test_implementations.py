@@ -40,6 +40,7 @@ CORNERS = [
     layers.Layer(2, (3, 1), 4, 6, (4, 1), (2, 3), (1, 2), ((1, 1), (-1, -2)), 2, False),
     layers.Layer(1, (2, 3), 2, 2, (3, 5), (3, 2), (2, 1), ((2, -1), (3, 4)), 2),
     layers.Layer(1, (2,), 130, 65, (3,), (2,), (1,), ((1, 0),), 65),  # more groups than are computed one by one
+    layers.Layer(2, (2,), 65, 130, (2,), (3,), (1,), ((1, -1),), 65, False),
     layers.Layer(1, (2, 1, 2, 2), 2, 3, (1, 2, 2, 1), (3, 1, 2, 2), (2, 2, 1, 1), ((0, -1), (1, 0), (-1, 1), (0, 0))),
     layers.Layer(1, (2, 1, 3), 4, 2, (2, 3, 2), (2, 1, 3), (1, 2, 1), ((1, 0), (2, -1), (-2, 3)), 2, False),
 ]
@@ -81,7 +82,7 @@ def test_what_each_can(name):
 def test_each_is_the_oracle(which, name):
     able = [layer for layer in SETS[which] if UNABLE[name]("transpose", sizes_of(layer)) is None]
     operands = [layer.operands(seed) for seed, layer in enumerate(able)]
-    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64), "out_sharding": None}
+    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64)}
 
     def every(operands):
         results = []
@@ -107,7 +108,7 @@ def test_the_accumulator_is_wide(contraction):
         x, w, g = each.operands(dtype=np.float16)
         operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
         actual = LOWERINGS[contraction, name](
-            *operands, Geometry(*each.window), precision=None, preferred_element_type=np.dtype(np.float32), out_sharding=None
+            *operands, Geometry(*each.window), precision=None, preferred_element_type=np.dtype(np.float32)
         )
         exact = each.expected(*(a.astype(np.float64) for a in (x, w, g)))[CONTRACTIONS.index(contraction)]
         assert actual.dtype == np.float32

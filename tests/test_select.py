@@ -14,8 +14,9 @@ import pytest
 
 import jaxdeconv
 from jaxdeconv import _select as policy
-from jaxdeconv._geometry import Geometry, runs
+from jaxdeconv._geometry import Geometry, reach, runs
 from jaxdeconv._lowerings import UNABLE, WORK, Contraction, polyphase
+from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import LARGE, RATES, WORTH, Platform, largest_temporary, seconds, select
 
@@ -130,7 +131,8 @@ def test_memory_is_taken_only_where_it_is_worth_it():
 @pytest.mark.parametrize("factor", [2.0**-20, 3.0, 1e6])
 def test_only_ratios_of_rates_matter(factor, monkeypatch):
     before = [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS]
-    scaled = CPU._replace(**{name: factor * rate for name, rate in CPU._asdict().items() if name != "fresh_from"})
+    ratios = {"narrow_product", "narrow_convolution", "fresh_from"}
+    scaled = CPU._replace(**{name: factor * rate for name, rate in CPU._asdict().items() if name not in ratios})
     monkeypatch.setattr(policy, "RATES", MappingProxyType({"cpu": scaled}))
     assert [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS] == before
 
@@ -211,6 +213,8 @@ def test_runs_are_the_taps_in_order():
         assert taps == [(tap, tap * d - crop) for tap in range(k)]
         blocks = [run.block for run in found]
         assert blocks == sorted(set(blocks))
+        assert reach(k, s, d, crop) == (blocks[0], blocks[-1])
+        assert terms(Geometry((k, 2), (s, 1), (d, 3), ((crop, 0), (1, 1)), 1, channels_last=True)) == 2 * len(found)
 
 
 def coarse_by_hand(layer, offsets, first):

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdeconv._geometry import Geometry, Run
+from jaxdeconv._geometry import Geometry, Run, reach
 from jaxdeconv._lowerings._work import Sizes
 
 Label: TypeAlias = tuple[str, int]  # an axis: "batch" or "channels", and "outer" or "inner" with a dimension
@@ -116,8 +116,12 @@ def patches(g: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def terms(geometry: Geometry) -> int:
-    """How many terms overlap_add sums and patches joins."""
-    return math.prod(map(len, geometry.runs))
+    """How many terms overlap_add sums and patches joins: the product of the numbers of runs."""
+    counts = []
+    for k, s, d, (lo, _) in zip(geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True):
+        first, last = reach(k, s, d, lo)
+        counts.append(min(k, last - first + 1))  # where d > s, every tap is a run, and blocks between them stay empty
+    return math.prod(counts)
 
 
 def too_sparse(sizes: Sizes) -> str | None:

@@ -88,7 +88,7 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any)
     )
 
 
-SLOWER = (1, 1.35, 4)  # times a matrix product, that XLA's strided convolutions of 1, 2 and 3 dimensions take on CPU
+SLOWER = (1, 1.35, 4)  # times a matrix product, that XLA's strided convolutions of 1, 2 and more dimensions take on CPU
 VECTOR = 16  # float32 lanes: a convolution to fewer channels computes as many
 
 
@@ -112,7 +112,7 @@ def work(contraction: str, sizes: Sizes) -> Work:
     if contraction == "input_grad":
         if sizes.depthwise:
             return Work(naive=sizes.flops, moved=moved)
-        return Work(convolution=sizes.flops * groups * SLOWER[n - 1], moved=moved, rearranged=sizes.w if n > 1 else 0)
+        return Work(convolution=sizes.flops * groups * SLOWER[min(n, 3) - 1], moved=moved, rearranged=sizes.w if n > 1 else 0)
     reversed_filter = 4 * sizes.w
     if stuffed == 1 and not sizes.depthwise:
         channels = max(1, VECTOR / (sizes.out_channels // groups))

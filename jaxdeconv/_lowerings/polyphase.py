@@ -16,10 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import numpy as np
-from jax import lax
 
-from jaxdeconv._geometry import Geometry, runs
+from jaxdeconv._geometry import Geometry, reach
 from jaxdeconv._lowerings import dilated
 from jaxdeconv._lowerings._blocks import from_blocks, padded, to_blocks, too_sparse
 from jaxdeconv._lowerings._work import Sizes, Work
@@ -27,17 +25,11 @@ from jaxdeconv._lowerings._work import Sizes, Work
 MOST_FILL = 16  # times the taps of the filter that the coarse one may have
 
 
-def _reach(kernel: int, stride: int, dilation: int, crop: int) -> tuple[int, int]:
-    """The first and the last block that taps fall in."""
-    blocks = [run.block for run in runs(kernel, stride, dilation, crop)]
-    return min(blocks), max(blocks)
-
-
 def _offsets(geometry: Geometry) -> tuple[int, ...]:
     """How many outputs before output 0 blocks begin, per dimension."""
     offsets = []
     for k, s, d, (lo, _) in zip(geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True):
-        (first, last), (aligned_first, aligned_last) = _reach(k, s, d, lo), _reach(k, s, d, lo - lo % s)
+        (first, last), (aligned_first, aligned_last) = reach(k, s, d, lo), reach(k, s, d, lo - lo % s)
         offsets.append(lo % s if aligned_last - aligned_first < last - first else 0)
     return tuple(offsets)
 
@@ -55,48 +47,42 @@ def coarse(geometry: Geometry) -> Geometry:
     for k, s, d, (lo, _), extra in zip(
         extended.kernel, extended.strides, extended.dilations, extended.crops, extended.extra_blocks, strict=True
     ):
-        first, last = _reach(k, s, d, lo)
+        first, last = reach(k, s, d, lo)
         kernel.append(last - first + 1)
         crops.append((-first, last - extra))
     ones = (1,) * geometry.ndim
     return Geometry(tuple(kernel), ones, ones, tuple(crops), groups=1, channels_last=True)
 
 
-def _places(geometry: Geometry) -> tuple[np.ndarray[Any, Any], ...]:
-    """Per dimension, where tap j goes in [coarse kernel * stride]."""
-    extended = _extended(geometry)
-    return tuple(
-        np.arange(k) * d - lo - s * _reach(k, s, d, lo)[0]
-        for k, s, d, (lo, _) in zip(extended.kernel, extended.strides, extended.dilations, extended.crops, strict=True)
-    )
+def _starts(geometry: Geometry) -> tuple[int, ...]:
+    """Per dimension, where tap 0 goes in [coarse kernel * stride]; the others follow at the dilation."""
+    rows = zip(_extended(geometry).crops, geometry.strides, strict=True)
+    return tuple(-lo % s for (lo, _), s in rows)
 
 
 def _coarse_filter(w: jax.Array, geometry: Geometry) -> jax.Array:
     """[*k, o, i] -> [*q, *s * o, i], zero where no tap falls."""
-    n, fine = geometry.ndim, coarse(geometry).kernel
-    widths = []
-    for place, d, q, s in zip(_places(geometry), geometry.dilations, fine, geometry.strides, strict=True):
-        widths.append((int(place[0]), q * s - 1 - int(place[-1]), d - 1))
-    w = padded(w, [*widths, (0, 0, 0), (0, 0, 0)])
-    split = [size for q, s in zip(fine, geometry.strides, strict=True) for size in (q, s)]
-    w = w.reshape(*split, *w.shape[-2:])
+    n, blocks = geometry.ndim, coarse(geometry).kernel
+    widths, split = [], []
+    for start, ke, d, q, s in zip(
+        _starts(geometry), geometry.effective_kernels, geometry.dilations, blocks, geometry.strides, strict=True
+    ):
+        widths.append((start, q * s - start - ke, d - 1))
+        split += [q, s]
+    w = padded(w, [*widths, (0, 0, 0), (0, 0, 0)]).reshape(*split, *w.shape[-2:])
     w = w.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), 2 * n, 2 * n + 1)
-    return w.reshape(*fine, -1, w.shape[-1])
+    return w.reshape(*blocks, -1, w.shape[-1])
 
 
 def _fine_filter(v: jax.Array, geometry: Geometry) -> jax.Array:
     """[*q, *s * o, i] -> [*k, o, i]: what _coarse_filter placed."""
     n = geometry.ndim
+    full = [q * s for q, s in zip(v.shape[:n], geometry.strides, strict=True)]
     v = v.reshape(*v.shape[:n], *geometry.strides, -1, v.shape[-1])
     v = v.transpose(*itertools.chain.from_iterable((a, n + a) for a in range(n)), 2 * n, 2 * n + 1)
-    v = v.reshape(*(q * s for q, s in zip(coarse(geometry).kernel, geometry.strides, strict=True)), *v.shape[-2:])
-    places = _places(geometry)
-    return lax.slice(
-        v,
-        [int(place[0]) for place in places] + [0, 0],
-        [int(place[-1]) + 1 for place in places] + list(v.shape[-2:]),
-        [*geometry.dilations, 1, 1],
-    )
+    v = v.reshape(*full, *v.shape[-2:])
+    taps = zip(_starts(geometry), geometry.effective_kernels, geometry.dilations, strict=True)
+    return v[tuple(slice(start, start + ke, d) for start, ke, d in taps)]
 
 
 def _block_channels(y: jax.Array, geometry: Geometry) -> jax.Array:
@@ -126,15 +112,14 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
 def work(contraction: str, sizes: Sizes) -> Work:
     """How much it is, for one group."""
     geometry, sizes = sizes.geometry, sizes._replace(geometry=_extended(sizes.geometry))
-    fine = sizes._replace(
-        geometry=coarse(geometry), out_channels=sizes.out_channels * math.prod(geometry.strides)
-    )  # whose output are the blocks
+    # Of the convolution whose output are the blocks.
+    coarse_sizes = sizes._replace(geometry=coarse(geometry), out_channels=sizes.out_channels * math.prod(geometry.strides))
     passes = 2 if any(_offsets(geometry)) or geometry.ndim > 1 else 0  # to move the blocks to where they belong
-    own = dilated.work(contraction, fine)
+    own = dilated.work(contraction, coarse_sizes)
     return own._replace(
         moved=own.moved + passes * sizes.y,
-        rearranged=own.rearranged if contraction == "transpose" else own.rearranged + 4 * fine.w,
-        temporary=max(own.temporary, fine.w) + (sizes.y if passes else 0),
+        rearranged=own.rearranged if contraction == "transpose" else own.rearranged + 4 * coarse_sizes.w,
+        temporary=max(own.temporary, coarse_sizes.w) + (sizes.y if passes else 0),
     )
 
 
