@@ -1,6 +1,11 @@
 """Settings of every test: 64-bit, strict about dtypes, eight simulated devices. No helpers; those are in oracle.py and cases.py."""
 
-import jax
+import os
+
+# Compiling is nearly all of the time, and the programs run once.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
+import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
