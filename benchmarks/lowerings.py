@@ -47,7 +47,8 @@ def _case(layer: Layer, letter: str, chosen: str, arguments: tuple[jax.Array, ..
     callables, temporaries, differences = {}, {}, {}
     reference = None
     for name in IMPLEMENTATIONS:
-        function = jax.jit(_contraction(letter, transposed(layer, implementation=name)))
+        # A lowering that is named is refused where it cannot compute the other contractions; one that is chosen need not.
+        function = jax.jit(_contraction(letter, transposed(layer, implementation=None if name == chosen else name)))
         try:
             compiled = function.lower(*arguments).compile()
         except ValueError:  # this lowering does not do this layer

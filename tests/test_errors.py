@@ -121,8 +121,8 @@ TABLE = [
     (INTEGERS | {"preferred_element_type": "float32"}, TypeError, "preferred_element_type must be a dtype of the kind of int32"),
     ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise', got implementation='fast'; pass None to have it chosen"),
     ({"implementation": 1}, TypeError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise', got implementation=1"),
-    ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' has one input and output channel a group, not 3 and 2 in 1, got implementation='elementwise'; {CHOSEN}"),
-    (DEPTHWISE | {"filters": np.ones((129, 1, 2)), "implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' would sum 129 shifted arrays in its input gradient, more than 128, got implementation='elementwise'; {CHOSEN}"),
+    ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' is for one input and one output channel a group, not for 3 input and 2 output channels in 1 groups, got implementation='elementwise'; {CHOSEN}"),
+    (DEPTHWISE | {"filters": np.ones((257, 1, 2)), "implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' would sum 257 shifted arrays in its input gradient, more than 256, got implementation='elementwise'; {CHOSEN}"),
     ({"filters": np.ones((257, 2, 3)), "strides": 1, "output_shape": [2, 4, 2], "implementation": "matmul"}, ValueError, f"{ABLE} 'matmul' would sum 257 shifted arrays, more than 256, got implementation='matmul'; {CHOSEN}"),
     ({"filters": np.ones((2, 2, 3)), "strides": 1, "dilations": 1000, "output_shape": [2, 4, 2], "implementation": "polyphase"}, ValueError, f"{ABLE} 'polyphase' would make of 2 taps a filter of 1001, got implementation='polyphase'; {CHOSEN}"),
     (LONG_STRIDE | {"implementation": "matmul"}, ValueError, f"{ABLE} 'matmul' would hold 2147483647 samples in blocks of (2147483647,) for an output of (3,), got implementation='matmul'; {CHOSEN}"),
@@ -274,8 +274,8 @@ TABLE_2D = [
     ({"preferred_element_type": "int32"}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
     ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"),
     ({"forward_mode": 0}, TypeError, "forward_mode must be False or True, got forward_mode=0"),
-    ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' has one input and output channel a group, not 3 and 4 in 1, got implementation='elementwise'; {CHOSEN}"),
-    (NCHW | {"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' has one input and output channel a group, not 3 and 4 in 1"),
+    ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' is for one input and one output channel a group, not for 3 input and 4 output channels in 1 groups, got implementation='elementwise'; {CHOSEN}"),
+    (NCHW | {"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' is for one input and one output channel a group, not for 3 input and 4 output channels in 1 groups"),
 ]  # fmt: skip
 
 TABLE_3D = [

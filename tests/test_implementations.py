@@ -9,6 +9,7 @@ from typing import get_args
 
 import cases
 import jax
+import jax.test_util
 import layers
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _trilinear as trilinear
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction, matmul
 from jaxdeconv._lowerings._work import Sizes
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
@@ -51,6 +52,7 @@ SETS = {
     "3-D": random_layers(2, 3, 6, most=3),
     "depthwise": random_layers(3, 1, 5, channels=DEPTHWISE) + random_layers(3, 2, 4, channels=DEPTHWISE, most=3),
     "corners": CORNERS,
+    "forms": random_layers(4, 1, 4) + random_layers(4, 2, 4) + [layers.Layer(1, (12,), 2, 3, (5,), (2,), (1,), ((1, 2),))],
 }
 
 
@@ -96,6 +98,44 @@ def test_each_is_the_oracle(which, name):
         for contraction, actual, expected in zip(CONTRACTIONS, results, layer.expected(*each), strict=True):
             message = f"{contraction} of {layer} by {name}"
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=message)
+
+
+FORMS = {  # of the matrix product: what large and small operands have
+    "filter on the right": {"FEW": 0},
+    "filter on the left": {"FEW": 2**60},
+    "x on the left": {"TALL": 0},
+    "x on the right": {"TALL": 2**60},
+    "small pieces": {"MOST_PATCHES": 0, "PIECE": 1},
+    "larger pieces": {"MOST_PATCHES": 0, "PIECE": 512},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
+    for name, value in FORMS[form].items():
+        monkeypatch.setattr(matmul, name, value)
+    test_each_is_the_oracle("forms", "matmul")
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_patches_in_pieces(batch, monkeypatch):
+    """Of a few images at a time, or of a few inputs of one image; differentiable, and under shard_map as without."""
+    monkeypatch.setattr(matmul, "MOST_PATCHES", 0)
+    monkeypatch.setattr(matmul, "PIECE", 1000)
+    layer = layers.Layer(batch, (12, 3), 2, 3, (3, 2), (2, 1), (1, 2), ((1, 2), (-1, 0)))
+    x, _, g = layer.operands()
+    filter_grad = partial(
+        LOWERINGS["filter_grad", "matmul"], geometry=Geometry(*layer.window), precision=None, preferred_element_type=np.dtype(float)
+    )
+    text = jax.jit(filter_grad).lower(x, g).compile().as_text()
+    assert "while(" in text
+    patches = batch * 12 * 3 * 6 * 3 * 8
+    assert WORK["matmul"]("filter_grad", sizes_of(layer)).temporary * 8 == patches / 6 + (0 if batch > 1 else g.nbytes)
+    jax.test_util.check_grads(filter_grad, (x, g), 2, modes=["fwd", "rev"], rtol=1e-6)
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (jax.P("batch"), jax.P("batch"))
+    mapped = jax.shard_map(lambda x, g: jax.lax.psum(filter_grad(x, g), "batch"), mesh=mesh, in_specs=specs, out_specs=jax.P())
+    np.testing.assert_allclose(jax.jit(mapped)(x, g), filter_grad(x, g), rtol=1e-12)
 
 
 @pytest.mark.parametrize("contraction", CONTRACTIONS)
@@ -175,7 +215,7 @@ def test_the_named_one_runs_and_is_right(implementation, ran):
 
 UNABLE_CALLS = {  # what only says why; test_errors has the whole sentences
     "a dense layer": (("elementwise",), (2, 4, 3), (3, 2, 3), {"strides": 2}),
-    "129 taps": (("elementwise",), (1, 4, 2), (129, 1, 2), {"strides": 2, "output_shape": [1, 8, 2]}),
+    "257 taps": (("elementwise",), (1, 4, 2), (257, 1, 2), {"strides": 2, "output_shape": [1, 8, 2]}),
     "a matrix product of 257 terms": (("matmul",), (1, 4, 3), (257, 2, 3), {"strides": 1}),
     "two taps far apart": (("polyphase",), (1, 4, 3), (2, 2, 3), {"strides": 1, "dilations": 1000}),
     "the longest stride": (

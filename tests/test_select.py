@@ -15,7 +15,7 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _select as policy
 from jaxdeconv._geometry import Geometry, reach, runs
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, polyphase
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, matmul, polyphase
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import LARGE, RATES, WORTH, Platform, largest_temporary, seconds, select
@@ -146,8 +146,10 @@ def test_a_slower_rate_never_makes_faster():
             assert all(after[lowering] >= before[lowering] for lowering in before)
 
 
-def test_twice_the_batch_takes_no_less():
-    """From a batch of 4 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without."""
+def test_twice_the_batch_takes_no_less(monkeypatch):
+    """From a batch of 4 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without. And while
+    "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
+    monkeypatch.setattr(matmul, "MOST_PATCHES", 2**80)
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
         if contraction == "filter_grad":
             sizes = sizes._replace(batch=sizes.batch + 3)
@@ -156,6 +158,17 @@ def test_twice_the_batch_takes_no_less():
             assert twice[name] >= once[name], (name, contraction, sizes)
             more = sizes._replace(batch=2 * sizes.batch)
             assert largest_temporary(name, contraction, more) >= largest_temporary(name, contraction, sizes)
+
+
+@pytest.mark.parametrize(("batch", "pieces"), [(1, 16), (2, 2), (16, 16)])
+def test_the_patches_of_a_filter_gradient_are_few(batch, pieces):
+    """Unless the filter itself is large."""
+    sizes = sizes_of(layers.Layer(batch, (2**18 // batch,), 64, 32, (4,), (2,), (1,), ((1, 1),)), itemsize=4)
+    assert largest_temporary("matmul", "transpose", sizes) == 2**27
+    copy_of_g = 4 * sizes.y if batch == 1 else 0
+    assert largest_temporary("matmul", "filter_grad", sizes) == 2**27 // pieces + copy_of_g
+    large = sizes._replace(in_channels=64 * 64)
+    assert largest_temporary("matmul", "filter_grad", large) == 2**27
 
 
 @pytest.mark.parametrize("name", ["matmul", "polyphase"])
@@ -266,7 +279,7 @@ def test_the_coarse_filter_by_hand():
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(filters):
         each = zip(geometries, filters, strict=True)
-        return [(polyphase._coarse_filter(w, geometry), polyphase._fine_filter(v, geometry)) for geometry, (w, v) in each]
+        return [(polyphase.coarse_filter(w, geometry), polyphase._fine_filter(v, geometry)) for geometry, (w, v) in each]
 
     for (coarse, fine), (_, w, expected) in zip(both([each[1:] for each in filters]), filters, strict=True):
         np.testing.assert_array_equal(coarse, expected)

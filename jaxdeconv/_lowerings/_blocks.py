@@ -25,6 +25,11 @@ Label: TypeAlias = tuple[str, int]  # an axis: "batch" or "channels", and "outer
 BATCH, CHANNELS = ("batch", 0), ("channels", 0)
 
 
+def static(a: jax.Array) -> bool:
+    """Whether all sizes are known, as they are except in `jax.export`."""
+    return all(isinstance(size, int) for size in a.shape)
+
+
 def padded(a: jax.Array, widths: Sequence[tuple[int, int, int]]) -> jax.Array:
     """`lax.pad` with zeros; negative widths crop."""
     return lax.pad(a, jnp.zeros((), a.dtype), widths) if any(map(any, widths)) else a

@@ -66,6 +66,6 @@ def per_group_work(work: Callable[[str, Sizes], Work]) -> Callable[[str, Sizes],
             return work(contraction, sizes)
         whole = Work(*(groups * amount for amount in work(contraction, one_group(sizes))))
         taken_apart = sizes.x + sizes.y + sizes.w
-        return whole._replace(moved=whole.moved + 2 * taken_apart, temporary=whole.temporary + taken_apart)
+        return whole._replace(moved=whole.moved + 2 * taken_apart)  # as part of what is then held for each anyway
 
     return total

@@ -1,6 +1,6 @@
 """Lowering "elementwise": products channel by channel, for depthwise transposed convolutions (one input and output channel a group).
 
-    transpose    y = overlap_add(x[b, n, 1, c] * w[j, c])
+    transpose    y[b, t*s + r, c] = sum over q of x[b, t - q, c] * v[q, r, c], with v the coarse filter of "polyphase"
     input_grad   x[b, n, c] = sum over j of g[b, n*s + j*d - crop_lo, c] * w[j, c]
     filter_grad  w[j, c] = sum over b, n of g[b, n*s + j*d - crop_lo, c] * x[b, n, c]
 
@@ -10,6 +10,7 @@ to compile: it is for filters of up to MOST_TAPS taps.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -20,19 +21,28 @@ from jax import lax
 
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import matmul
-from jaxdeconv._lowerings._blocks import overlap_add, padded, terms
+from jaxdeconv._lowerings._blocks import padded, terms
 from jaxdeconv._lowerings._work import Sizes, Work
+from jaxdeconv._lowerings.polyphase import coarse, coarse_filter, extended, without_extension
 
-MOST_TAPS = 128
+MOST_TAPS = 256
+
+
+def _placed(geometry: Geometry) -> int:
+    """Taps of the coarse filter, the empty ones included."""
+    return math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
 
 
 def unable(contraction: str, sizes: Sizes) -> str | None:
     """Why it cannot compute this; None if it can."""
     geometry = sizes.geometry
     if not sizes.depthwise:
-        return f"has one input and output channel a group, not {sizes.in_channels} and {sizes.out_channels} in {geometry.groups}"
+        channels = f"{sizes.in_channels} input and {sizes.out_channels} output channels in {geometry.groups} groups"
+        return f"is for one input and one output channel a group, not for {channels}"
     if contraction == "transpose":
-        return matmul.unable(contraction, sizes)
+        if (held := _placed(geometry)) > 2 * math.prod(sizes.lengths) + 2**16:
+            return f"would place {sizes.taps} taps among {held} for an output of {sizes.lengths}"
+        return matmul.unable(contraction, sizes._replace(geometry=extended(geometry)))
     if contraction == "input_grad" and sizes.taps > MOST_TAPS:
         return f"would sum {sizes.taps} shifted arrays in its input gradient, more than {MOST_TAPS}"
     rows = zip(sizes.spatial, geometry.strides, geometry.effective_kernels, strict=True)
@@ -45,24 +55,35 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
 def work(contraction: str, sizes: Sizes) -> Work:
     """How much it is."""
     if contraction == "transpose":
-        return Work(looped=2 * terms(sizes.geometry) * sizes.y, moved=sizes.x + sizes.y + sizes.w)
+        placed = _placed(sizes.geometry) * sizes.in_channels
+        return Work(
+            looped=2 * terms(extended(sizes.geometry)) * sizes.y, moved=sizes.x + sizes.y + placed, temporary=sizes.x + placed
+        )
     stored = 2 * sizes.taps * sizes.x if contraction == "filter_grad" else 0  # the products of one tap, then of the next
     return Work(looped=sizes.flops, moved=sizes.x + sizes.w + 3 * sizes.y + stored, temporary=sizes.y)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, c] += x[b, n, c] * w[j, c]."""
-    n = geometry.ndim
+    n, (batch, *_, channels) = geometry.ndim, x.shape
     x, w = x.astype(preferred_element_type), w.astype(preferred_element_type)
-    x = x.reshape(*x.shape[: n + 1], *(1,) * n, x.shape[-1])
-    return overlap_add(x * w.reshape(*geometry.kernel, w.shape[-1]), geometry)
+    placed, over = coarse_filter(w, geometry), coarse(geometry)
+    placed = placed.reshape(*over.kernel, *(each for s in geometry.strides for each in (1, s)), channels)
+    x = padded(x, [(0, 0, 0), *((q - 1 - lo, q - 1 - hi, 0) for q, (lo, hi) in zip(over.kernel, over.crops, strict=True)), (0, 0, 0)])
+    lengths = [size - q + 1 for size, q in zip(x.shape[1:-1], over.kernel, strict=True)]
+    reached = [sorted({run.block + lo for run in runs}) for runs, (lo, _) in zip(extended(geometry).runs, over.crops, strict=True)]
+    total = jnp.zeros((), preferred_element_type)
+    for blocks in itertools.product(*reached):
+        starts = [q - 1 - block for q, block in zip(over.kernel, blocks, strict=True)]
+        shifted = x[(slice(None), *(slice(start, start + length) for start, length in zip(starts, lengths, strict=True)))]
+        total = total + jnp.expand_dims(shifted, range(2, 2 * n + 1, 2)) * placed[blocks]  # [batch, T, 1, ..., c] [1, s, ..., c]
+    blocks_in_place = total.reshape(batch, *(length * s for length, s in zip(lengths, geometry.strides, strict=True)), channels)
+    return without_extension(blocks_in_place, geometry)
 
 
 def _with_crops(g: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *L, c] with zeros for what was cropped. One stored copy, so that each tap is a plain strided read of it."""
-    uncropped = padded(g, [(0, 0, 0), *((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)])
-    stored: jax.Array = lax.optimization_barrier(uncropped)  # type: ignore[no-untyped-call]
-    return stored
+    """[batch, *L, c] with zeros for what was cropped, so that each tap is a plain strided read."""
+    return padded(g, [(0, 0, 0), *((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)])
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:

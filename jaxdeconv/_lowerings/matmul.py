@@ -4,13 +4,17 @@
     input_grad   x = patches(g) w             [b, L, o] -> [b, W, k, o] [k, o, i] -> [b, W, i]
     filter_grad  w = patches(g) x             [b, L, o] -> [b, W, k, o] [b, W, i] -> [k, o, i]
 
-Only what the crops remove is computed in vain. The price is the [b, W, k, o] in between, k / s times the size of y.
-The filter becomes a matrix before the product, because XLA would transpose it otherwise.
+Only what the crops remove is computed in vain. The price is the [b, W, k, o] in between, k / s times the size of y; filter_grad, whose
+result is small, holds it piece by piece. The filter becomes a matrix before the product, because XLA would transpose it otherwise.
+
+Which operand of a product is on the left matters to XLA on CPU: it packs one, and transposes the other where the product contracts
+over rows.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,10 +22,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import overlap_add, patches, terms, too_sparse
+from jaxdeconv._lowerings._blocks import overlap_add, padded, patches, static, terms, too_sparse
 from jaxdeconv._lowerings._work import Sizes, Work
 
 MOST_TERMS = 256  # of one expression, which each take time to compile
+FEW = 16  # rows of x, up to which the filter is better on the left
+TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
+MOST_PATCHES = 2**25  # bytes of patches, from which they are made piece by piece; glibc keeps no larger blocks for reuse
+PIECE = 2**23  # of about so many
+MOST_FILTER = 2**20  # bytes of a filter, beyond which adding up those of the pieces would take long
 
 
 def unable(contraction: str, sizes: Sizes) -> str | None:
@@ -36,12 +45,29 @@ def work(contraction: str, sizes: Sizes) -> Work:
     """How much it is, for one group."""
     across = 2 * (sizes.x + sizes.products) if contraction == "filter_grad" else 0  # a contraction over rows reads columns
     moved = sizes.x + sizes.y + sizes.w + 2 * sizes.products + across
-    return Work(product=sizes.flops, moved=moved, temporary=sizes.products)
+    temporary = sizes.products
+    if contraction == "filter_grad":
+        batches, pieces = _pieces((sizes.batch, *sizes.spatial), sizes.products, sizes.w, sizes.itemsize)
+        temporary = temporary // (batches * pieces) + (sizes.y if pieces > 1 else 0)
+    return Work(product=sizes.flops, moved=moved, temporary=temporary)
+
+
+def _pieces(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int) -> tuple[int, int]:
+    """In how many equal pieces to do filter_grad: of the batch, and of the first dimension where the batch is one; x is [batch, *W]."""
+    scale = max(itemsize, 4)
+    if len(x) == 1 or patches * scale < MOST_PATCHES or filter_size * scale > MOST_FILTER:
+        return 1, 1
+    whole, wanted = x[0] if x[0] > 1 else x[1], math.ceil(patches * scale / PIECE)
+    pieces = next((each for each in range(min(wanted, whole), min(4 * wanted, whole) + 1) if whole % each == 0), 1)
+    return (pieces, 1) if x[0] > 1 else (1, pieces)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
     matrix = w.reshape(-1, w.shape[-1])
+    if geometry.channels_last and static(x) and x.size <= FEW * x.shape[-1]:
+        first = replace(geometry, channels_last=False)
+        return jnp.moveaxis(transpose(jnp.moveaxis(x, -1, 1), w, first, **keywords), 1, -1)
     if geometry.channels_last:
         products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
         return overlap_add(products.reshape(*x.shape[:-1], *w.shape[:-1]), geometry)
@@ -59,12 +85,44 @@ def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
+    if not static(x):
+        return _whole_filter_grad(x, g, geometry, **keywords)
+    shape = (*geometry.kernel, g.shape[geometry.channel_axis], x.shape[geometry.channel_axis])
+    samples = [x.shape[0], *(x.shape[axis] for axis in geometry.spatial_axes)]
+    batches, pieces = _pieces(tuple(samples), math.prod(samples) * math.prod(shape[:-1]), math.prod(shape), x.dtype.itemsize)
+    if batches * pieces == 1:
+        return _whole_filter_grad(x, g, geometry, **keywords)
+    axis, s = geometry.spatial_axes[0], geometry.strides[0]
+    images, inputs, outputs = x.shape[0] // batches, x.shape[axis] // pieces, g.shape[axis]
+    if pieces > 1:  # of the inputs of a piece, all the outputs that they reach
+        (crop, *crops), outputs = geometry.crops, (inputs - 1) * s + geometry.effective_kernels[0]
+        widths = [(0, 0, 0)] * g.ndim
+        widths[axis] = (*crop, 0)
+        g, geometry = padded(g, widths), replace(geometry, crops=((0, 0), *crops))
+
+    def piece(index: Any) -> jax.Array:
+        first, start = (index * images, 0) if batches > 1 else (0, index * inputs)
+        taken = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, first, images, 0), start, inputs, axis)
+        reached = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, first, images, 0), start * s, outputs, axis)
+        return _whole_filter_grad(taken, reached, geometry, **keywords)
+
+    # The first is before the loop, and not zeros, so that what the loop carries varies over mesh axes as its results do.
+    w: jax.Array = lax.fori_loop(1, batches * pieces, lambda index, w: w + piece(index), piece(0))
+    return w
+
+
+def _whole_filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    channels = x.shape[geometry.channel_axis]
-    rows = math.prod(geometry.kernel) * g.shape[geometry.channel_axis]
-    if geometry.channels_last:
-        taps, x, contracted = patches(g, geometry).reshape(-1, rows), x.reshape(-1, channels), 0
-    else:
-        taps, x, contracted = patches(g, geometry).reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1), 1
-    w = lax.dot_general(taps, x, (((contracted,), (contracted,)), ((), ())), **keywords)
+    channels, outputs = x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
+    rows = math.prod(geometry.kernel) * outputs
+    if not geometry.channels_last:
+        taps, x = patches(g, geometry).reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1)
+        w = lax.dot_general(taps, x, (((1,), (1,)), ((), ())), **keywords)
+        return w.reshape(*geometry.kernel, -1, channels)
+    taps, x = patches(g, geometry).reshape(-1, rows), x.reshape(-1, channels)
+    if static(x) and channels < rows and x.shape[0] >= TALL * rows:
+        w = lax.dot_general(x, taps, (((0,), (0,)), ((), ())), **keywords)
+        # in three axes, because XLA makes of a matrix product that is transposed the product of the other order
+        return w.reshape(channels, -1, outputs).transpose(1, 2, 0).reshape(*geometry.kernel, -1, channels)
+    w = lax.dot_general(taps, x, (((0,), (0,)), ((), ())), **keywords)
     return w.reshape(*geometry.kernel, -1, channels)

@@ -25,28 +25,26 @@ from jaxdeconv._lowerings._work import Sizes, Work
 MOST_FILL = 16  # times the taps of the filter that the coarse one may have
 
 
-def _offsets(geometry: Geometry) -> tuple[int, ...]:
+def offsets(geometry: Geometry) -> tuple[int, ...]:
     """How many outputs before output 0 blocks begin, per dimension."""
-    offsets = []
+    found = []
     for k, s, d, (lo, _) in zip(geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True):
         (first, last), (aligned_first, aligned_last) = reach(k, s, d, lo), reach(k, s, d, lo - lo % s)
-        offsets.append(lo % s if aligned_last - aligned_first < last - first else 0)
-    return tuple(offsets)
+        found.append(lo % s if aligned_last - aligned_first < last - first else 0)
+    return tuple(found)
 
 
-def _extended(geometry: Geometry) -> Geometry:
+def extended(geometry: Geometry) -> Geometry:
     """With the outputs that offsets add."""
-    crops = tuple((lo - offset, hi) for (lo, hi), offset in zip(geometry.crops, _offsets(geometry), strict=True))
+    crops = tuple((lo - offset, hi) for (lo, hi), offset in zip(geometry.crops, offsets(geometry), strict=True))
     return replace(geometry, crops=crops)
 
 
 def coarse(geometry: Geometry) -> Geometry:
     """The transposed convolution of stride 1 from inputs to blocks."""
-    extended = _extended(geometry)
+    own = extended(geometry)
     kernel, crops = [], []
-    for k, s, d, (lo, _), extra in zip(
-        extended.kernel, extended.strides, extended.dilations, extended.crops, extended.extra_blocks, strict=True
-    ):
+    for k, s, d, (lo, _), extra in zip(own.kernel, own.strides, own.dilations, own.crops, own.extra_blocks, strict=True):
         first, last = reach(k, s, d, lo)
         kernel.append(last - first + 1)
         crops.append((-first, last - extra))
@@ -56,11 +54,11 @@ def coarse(geometry: Geometry) -> Geometry:
 
 def _starts(geometry: Geometry) -> tuple[int, ...]:
     """Per dimension, where tap 0 goes in [coarse kernel * stride]; the others follow at the dilation."""
-    rows = zip(_extended(geometry).crops, geometry.strides, strict=True)
+    rows = zip(extended(geometry).crops, geometry.strides, strict=True)
     return tuple(-lo % s for (lo, _), s in rows)
 
 
-def _coarse_filter(w: jax.Array, geometry: Geometry) -> jax.Array:
+def coarse_filter(w: jax.Array, geometry: Geometry) -> jax.Array:
     """[*k, o, i] -> [*q, *s * o, i], zero where no tap falls."""
     n, blocks = geometry.ndim, coarse(geometry).kernel
     widths, split = [], []
@@ -75,7 +73,7 @@ def _coarse_filter(w: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _fine_filter(v: jax.Array, geometry: Geometry) -> jax.Array:
-    """[*q, *s * o, i] -> [*k, o, i]: what _coarse_filter placed."""
+    """[*q, *s * o, i] -> [*k, o, i]: what coarse_filter placed."""
     n = geometry.ndim
     full = [q * s for q, s in zip(v.shape[:n], geometry.strides, strict=True)]
     v = v.reshape(*v.shape[:n], *geometry.strides, -1, v.shape[-1])
@@ -87,16 +85,22 @@ def _fine_filter(v: jax.Array, geometry: Geometry) -> jax.Array:
 
 def _block_channels(y: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *L, o] -> [batch, *T, *s * o]"""
-    y = padded(y, [(0, 0, 0), *((offset, 0, 0) for offset in _offsets(geometry)), (0, 0, 0)])
-    blocks = to_blocks(y, _extended(geometry))
+    y = padded(y, [(0, 0, 0), *((offset, 0, 0) for offset in offsets(geometry)), (0, 0, 0)])
+    blocks = to_blocks(y, extended(geometry))
     return blocks.reshape(*blocks.shape[: geometry.ndim + 1], -1)
+
+
+def without_extension(y: jax.Array, geometry: Geometry) -> jax.Array:
+    """Whole blocks of outputs, cut to the L outputs."""
+    rows = zip(offsets(geometry), extended(geometry).surplus, strict=True)
+    return padded(y, [(0, 0, 0), *((-offset, -surplus, 0) for offset, surplus in rows), (0, 0, 0)])
 
 
 def _from_block_channels(blocks: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *T, *s * o] -> [batch, *L, o]"""
     blocks = blocks.reshape(*blocks.shape[:-1], *geometry.strides, -1)
-    y = from_blocks(blocks, _extended(geometry))
-    return padded(y, [(0, 0, 0), *((-offset, 0, 0) for offset in _offsets(geometry)), (0, 0, 0)])
+    y = from_blocks(blocks, extended(geometry))
+    return padded(y, [(0, 0, 0), *((-offset, 0, 0) for offset in offsets(geometry)), (0, 0, 0)])
 
 
 def unable(contraction: str, sizes: Sizes) -> str | None:
@@ -106,15 +110,15 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
     taps = math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
     if taps > MOST_FILL * max(sizes.taps, math.prod(geometry.strides)):
         return f"would make of {sizes.taps} taps a filter of {taps}"
-    return too_sparse(sizes._replace(geometry=_extended(geometry)))
+    return too_sparse(sizes._replace(geometry=extended(geometry)))
 
 
 def work(contraction: str, sizes: Sizes) -> Work:
     """How much it is, for one group."""
-    geometry, sizes = sizes.geometry, sizes._replace(geometry=_extended(sizes.geometry))
+    geometry, sizes = sizes.geometry, sizes._replace(geometry=extended(sizes.geometry))
     # Of the convolution whose output are the blocks.
     coarse_sizes = sizes._replace(geometry=coarse(geometry), out_channels=sizes.out_channels * math.prod(geometry.strides))
-    passes = 2 if any(_offsets(geometry)) or geometry.ndim > 1 else 0  # to move the blocks to where they belong
+    passes = 2 if any(offsets(geometry)) or geometry.ndim > 1 else 0  # to move the blocks to where they belong
     own = dilated.work(contraction, coarse_sizes)
     return own._replace(
         moved=own.moved + passes * sizes.y,
@@ -125,13 +129,13 @@ def work(contraction: str, sizes: Sizes) -> Work:
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
-    blocks = dilated.transpose(x, _coarse_filter(w, geometry), coarse(geometry), **keywords)
+    blocks = dilated.transpose(x, coarse_filter(w, geometry), coarse(geometry), **keywords)
     return _from_block_channels(blocks, geometry)
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
-    return dilated.input_grad(_block_channels(g, geometry), _coarse_filter(w, geometry), coarse(geometry), **keywords)
+    return dilated.input_grad(_block_channels(g, geometry), coarse_filter(w, geometry), coarse(geometry), **keywords)
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
