@@ -4,8 +4,8 @@
     input_grad   x = patches(g) w             [b, L, o] -> [b, W, k, o] [k, o, i] -> [b, W, i]
     filter_grad  w = patches(g) x             [b, L, o] -> [b, W, k, o] [b, W, i] -> [k, o, i]
 
-Only what the crops remove is computed in vain. The price is the [b, W, k, o] in between, k / s times the size of y; filter_grad, whose
-result is small, holds it piece by piece. The filter becomes a matrix before the product, because XLA would transpose it otherwise.
+Only what the crops remove is computed in vain. The price is the [b, W, k, o] in between, k / s times the size of y; filter_grad makes
+it piece by piece, where its result is small. The filter becomes a matrix before the product, because XLA would transpose it otherwise.
 
 Which operand of a product is on the left matters to XLA on CPU: it packs one, and transposes the other where the product contracts
 over rows.
@@ -53,7 +53,7 @@ def work(contraction: str, sizes: Sizes) -> Work:
 
 
 def _pieces(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int) -> tuple[int, int]:
-    """In how many equal pieces to do filter_grad: of the batch, and of the first dimension where the batch is one; x is [batch, *W]."""
+    """In how many equal pieces to do filter_grad, of x [batch, *W]: of the batch, and of the first dimension where that is one."""
     scale = max(itemsize, 4)
     if len(x) == 1 or patches * scale < MOST_PATCHES or filter_size * scale > MOST_FILTER:
         return 1, 1
