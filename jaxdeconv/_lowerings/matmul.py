@@ -5,7 +5,7 @@
     filter_grad  w = patches(g) x             [b, L, o] -> [b, W, k, o] [b, W, i] -> [k, o, i]
 
 Only what the crops remove is computed in vain. The price is the [b, W, k, o] in between, k / s times the size of y; filter_grad makes
-it piece by piece, where its result is small. The filter becomes a matrix before the product, because XLA would transpose it otherwise.
+it piece by piece, where its result is small. The filter becomes a matrix before the product, for XLA would transpose it otherwise.
 
 Which operand of a product is on the left matters to XLA on CPU: it packs one, and transposes the other where the product contracts
 over rows.
