@@ -147,12 +147,12 @@ def test_a_slower_rate_never_makes_faster():
 
 
 def test_twice_the_batch_takes_no_less(monkeypatch):
-    """From a batch of 4 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without. And while
+    """From a batch of 16 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without. And while
     "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
     monkeypatch.setattr(matmul, "MOST_PATCHES", 2**80)
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
         if contraction == "filter_grad":
-            sizes = sizes._replace(batch=sizes.batch + 3)
+            sizes = sizes._replace(batch=sizes.batch + 15)
         once, twice = estimates(contraction, sizes), estimates(contraction, sizes._replace(batch=2 * sizes.batch))
         for name in set(once) & set(twice):
             assert twice[name] >= once[name], (name, contraction, sizes)

@@ -107,14 +107,15 @@ def work(contraction: str, sizes: Sizes) -> Work:
             return Work(naive=sizes.flops, moved=moved)
         # Operands and result are transposed, the batch being the channels. Patches of too few channels are gathered one by one.
         held = moved - min(sizes.x, sizes.y, sizes.w)
-        gathered = 4 * n * sizes.products if sizes.batch < 4 else 0
+        gathered = 4 * n * sizes.products if sizes.batch < (4 if n == 1 else VECTOR) else 0
         return Work(convolution=sizes.flops * groups, moved=moved, rearranged=moved + gathered, temporary=held)
+    dilated_volume = n > 2 and any(d > 1 for d in geometry.dilations)  # XLA's three-dimensional convolutions take no dilation
     if contraction == "input_grad":
-        if sizes.depthwise:
+        if sizes.depthwise or dilated_volume:
             return Work(naive=sizes.flops, moved=moved)
         return Work(convolution=sizes.flops * groups * SLOWER[min(n, 3) - 1], moved=moved, rearranged=sizes.w if n > 1 else 0)
     reversed_filter = 4 * sizes.w
-    if stuffed == 1 and not sizes.depthwise:
+    if stuffed == 1 and not sizes.depthwise and not dilated_volume:
         channels = max(1, VECTOR / (sizes.out_channels // groups))
         return Work(convolution=sizes.flops * groups * channels, moved=moved, rearranged=reversed_filter, temporary=sizes.w)
     if n > 2 or groups > 1:  # multiplies with the stuffed zeros
