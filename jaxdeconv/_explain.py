@@ -11,8 +11,8 @@ import jax
 
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel, full_size
-from jaxdeconv._lowerings import Contraction, Implementation
-from jaxdeconv._select import Platform, largest_temporary
+from jaxdeconv._lowerings import Contraction, Implementation, Platform
+from jaxdeconv._select import largest_temporary
 from jaxdeconv._trilinear import Call, calls
 
 _CONTRACTIONS: tuple[Contraction, ...] = get_args(Contraction)
@@ -164,7 +164,7 @@ def _explanation(call: Call) -> Explanation:
     products = call.input_shape[0] * math.prod(each.products for each in dimensions) * math.prod(filter_shape[-2:])
     lowerings = {contraction: call.choices(contraction) for contraction in _CONTRACTIONS}
     temporaries = {
-        contraction: {platform: largest_temporary(name, contraction, call.sizes) for platform, name in chosen.items()}
+        contraction: {platform: largest_temporary(name, contraction, call.sizes, platform) for platform, name in chosen.items()}
         for contraction, chosen in lowerings.items()
     }
     return Explanation(

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, get_args
 
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation, Platform
 from jaxdeconv._lowerings._work import Sizes, Work
-
-Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
 
 
 class Rates(NamedTuple):
@@ -53,9 +51,9 @@ LARGE = 2  # A temporary of more than this many times the largest operand or res
 WORTH = 1.5  # unless all lowerings without one would take this many times as long.
 
 
-def largest_temporary(name: Implementation, contraction: Contraction, sizes: Sizes) -> int:
+def largest_temporary(name: Implementation, contraction: Contraction, sizes: Sizes, platform: Platform) -> int:
     """In bytes: what the program holds; what a convolution of the backend allocates inside is not known before it is compiled."""
-    return round(WORK[name](contraction, sizes).temporary * sizes.itemsize)
+    return round(WORK[platform][name](contraction, sizes).temporary * sizes.itemsize)
 
 
 def seconds(work: Work, rates: Rates, itemsize: int) -> float:
@@ -83,7 +81,7 @@ def select(contraction: Contraction, sizes: Sizes, platform: Platform) -> Implem
     if platform not in RATES:
         return "dilated"
     able = [name for name in get_args(Implementation) if UNABLE[name](contraction, sizes) is None]
-    estimates = {name: seconds(WORK[name](contraction, sizes), RATES[platform], sizes.itemsize) for name in able}
+    estimates = {name: seconds(WORK[platform][name](contraction, sizes), RATES[platform], sizes.itemsize) for name in able}
     limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
-    penalty = {name: WORTH if largest_temporary(name, contraction, sizes) > limit else 1 for name in able}
+    penalty = {name: WORTH if largest_temporary(name, contraction, sizes, platform) > limit else 1 for name in able}
     return min(able, key=lambda name: estimates[name] * penalty[name])

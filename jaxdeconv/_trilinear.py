@@ -27,9 +27,9 @@ from jax.sharding import AxisType
 
 from jaxdeconv._filters import to_tf
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._select import Platform, select
+from jaxdeconv._select import select
 
 _TYPICAL = 1024
 
@@ -75,14 +75,16 @@ def _choices(
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _per_platform(choices: dict[Platform, Implementation], lowered: Callable[[Implementation], Binary]) -> Binary:
+def _per_platform(contraction: Contraction, choices: dict[Platform, Implementation], keywords: dict[str, Any]) -> Binary:
     """One function that runs the choice of the platform it is compiled for."""
-    if len(names := set(choices.values())) == 1:
-        return lowered(names.pop())
-    own = {"cpu": lowered(choices["cpu"]), "tpu": lowered(choices["tpu"])}
+    found = {platform: LOWERINGS[contraction, name, platform] for platform, name in choices.items()}
+    bound = {lowering: partial(lowering, **keywords) for lowering in found.values()}
+    if len(bound) == 1:
+        return bound.popitem()[1]
 
     def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        result: jax.Array = lax.platform_dependent(lhs, rhs, **own, default=lowered(choices["gpu"]))
+        own = {"cpu": bound[found["cpu"]], "tpu": bound[found["tpu"]]}
+        result: jax.Array = lax.platform_dependent(lhs, rhs, **own, default=bound[found["gpu"]])
         return result
 
     return run
@@ -142,17 +144,15 @@ def _contract(
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
 
-    def lowered(name: Implementation) -> Binary:
-        keywords = {"out_sharding": sharding} if name == "dilated" else {}
-        how = {"precision": options.precision, "preferred_element_type": accumulator}
-        return partial(LOWERINGS[contraction, name], geometry=geometry, **how, **keywords)
-
     sizes, explicit = _sizes(*shapes[:2], geometry, lhs.dtype), _explicitly_sharded(lhs, rhs)
     choices = _choices(contraction, sizes, options.implementation, explicit)
-    run = _per_platform(choices, lowered)
+    keywords: dict[str, Any] = {"geometry": geometry, "precision": options.precision, "preferred_element_type": accumulator}
+    if explicit and set(choices.values()) == {"dilated"}:
+        keywords["out_sharding"] = sharding
+    run = _per_platform(contraction, choices, keywords)
     separable = not (explicit or options.forward_mode or options.implementation)
     if separable and choices["cpu"] in ("dilated", "polyphase") and UNABLE["matmul"](contraction, sizes) is None:
-        run = _apart(run, _per_platform(choices | {"cpu": "matmul"}, lowered))
+        run = _apart(run, _per_platform(contraction, choices | {"cpu": "matmul"}, keywords))
     return run(lhs, rhs).astype(dtype)
 
 

@@ -17,11 +17,12 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _trilinear as trilinear
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction, matmul
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction, Platform, _cpu_forms
 from jaxdeconv._lowerings._work import Sizes
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
 CONTRACTIONS = get_args(Contraction)
+PLATFORMS = get_args(Platform)
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, which takes the time
 DEPTHWISE = [(1, 1, 1), (3, 3, 3), (4, 4, 4)]
 
@@ -56,15 +57,27 @@ SETS = {
 }
 
 
+# Each form of each lowering, and a platform that has it.
+DISTINCT = sorted(
+    {
+        tuple(LOWERINGS[each, name, platform] for each in CONTRACTIONS): (name, platform)
+        for name in IMPLEMENTATIONS
+        for platform in PLATFORMS
+    }.values()
+)
+
+
 def sizes_of(layer, itemsize=8):
     sizes = layer.batch, layer.spatial, layer.in_channels, layer.out_channels
     return Sizes(Geometry(*layer.window), *sizes, itemsize)
 
 
 def test_the_tables_are_complete_and_immutable():
-    assert set(LOWERINGS) == {(contraction, name) for contraction in CONTRACTIONS for name in IMPLEMENTATIONS}
-    assert set(UNABLE) == set(WORK) == set(IMPLEMENTATIONS)
-    for table, key in ((LOWERINGS, ("transpose", "dilated")), (UNABLE, "dilated"), (WORK, "dilated")):
+    assert set(LOWERINGS) == set(itertools.product(CONTRACTIONS, IMPLEMENTATIONS, PLATFORMS))
+    assert set(WORK) == set(PLATFORMS)
+    assert all(set(UNABLE) == set(work) == set(IMPLEMENTATIONS) for work in WORK.values())
+    tables = [(LOWERINGS, ("transpose", "dilated", "cpu")), (UNABLE, "dilated"), (WORK, "cpu"), (WORK["tpu"], "dilated")]
+    for table, key in tables:
         with pytest.raises(TypeError):
             table[key] = None
 
@@ -79,9 +92,10 @@ def test_what_each_can(name):
             assert able == (depthwise or name != "elementwise"), (name, contraction, layer)
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("name", "platform"), DISTINCT)
 @pytest.mark.parametrize("which", SETS)
-def test_each_is_the_oracle(which, name):
+def test_each_is_the_oracle(which, name, platform):
+    """The forms for other platforms too: any platform can run them."""
     able = [layer for layer in SETS[which] if UNABLE[name]("transpose", sizes_of(layer)) is None]
     operands = [layer.operands(seed) for seed, layer in enumerate(able)]
     keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64)}
@@ -91,7 +105,7 @@ def test_each_is_the_oracle(which, name):
         for layer, (x, w, g) in zip(able, operands, strict=True):
             pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
             geometry = Geometry(*layer.window)
-            results.append([LOWERINGS[each, name](*pairs[each], geometry, **keywords) for each in CONTRACTIONS])
+            results.append([LOWERINGS[each, name, platform](*pairs[each], geometry, **keywords) for each in CONTRACTIONS])
         return results
 
     for layer, each, results in zip(able, operands, jax.jit(every, compiler_options=QUICK)(operands), strict=True):
@@ -113,24 +127,27 @@ FORMS = {  # of the matrix product: what large and small operands have
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
     for name, value in FORMS[form].items():
-        monkeypatch.setattr(matmul, name, value)
-    test_each_is_the_oracle("forms", "matmul")
+        monkeypatch.setattr(_cpu_forms, name, value)
+    test_each_is_the_oracle("forms", "matmul", "cpu")
 
 
 @pytest.mark.parametrize("batch", [1, 6])
 def test_patches_in_pieces(batch, monkeypatch):
     """Of a few images at a time, or of a few inputs of one image; differentiable, and under shard_map as without."""
-    monkeypatch.setattr(matmul, "MOST_PATCHES", 0)
-    monkeypatch.setattr(matmul, "PIECE", 1000)
+    monkeypatch.setattr(_cpu_forms, "MOST_PATCHES", 0)
+    monkeypatch.setattr(_cpu_forms, "PIECE", 1000)
     layer = layers.Layer(batch, (12, 3), 2, 3, (3, 2), (2, 1), (1, 2), ((1, 2), (-1, 0)))
     x, _, g = layer.operands()
     filter_grad = partial(
-        LOWERINGS["filter_grad", "matmul"], geometry=Geometry(*layer.window), precision=None, preferred_element_type=np.dtype(float)
+        LOWERINGS["filter_grad", "matmul", "cpu"],
+        geometry=Geometry(*layer.window),
+        precision=None,
+        preferred_element_type=np.dtype(float),
     )
     text = jax.jit(filter_grad).lower(x, g).compile().as_text()
     assert "while(" in text
     patches = batch * 12 * 3 * 6 * 3 * 8
-    assert WORK["matmul"]("filter_grad", sizes_of(layer)).temporary * 8 == patches / 6 + (0 if batch > 1 else g.nbytes)
+    assert WORK["cpu"]["matmul"]("filter_grad", sizes_of(layer)).temporary * 8 == patches / 6 + (0 if batch > 1 else g.nbytes)
     jax.test_util.check_grads(filter_grad, (x, g), 2, modes=["fwd", "rev"], rtol=1e-6)
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     specs = (jax.P("batch"), jax.P("batch"))
@@ -147,7 +164,7 @@ def test_the_accumulator_is_wide(contraction):
         each = depthwise if name == "elementwise" else layer
         x, w, g = each.operands(dtype=np.float16)
         operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
-        actual = LOWERINGS[contraction, name](
+        actual = LOWERINGS[contraction, name, "cpu"](
             *operands, Geometry(*each.window), precision=None, preferred_element_type=np.dtype(np.float32)
         )
         exact = each.expected(*(a.astype(np.float64) for a in (x, w, g)))[CONTRACTIONS.index(contraction)]
@@ -162,7 +179,7 @@ def ran(monkeypatch):
 
     def recording(key, lowering):
         def run(*arguments, **keywords):
-            found.append(key)
+            found.append(key[:2])
             return lowering(*arguments, **keywords)
 
         return run

@@ -15,10 +15,10 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _select as policy
 from jaxdeconv._geometry import Geometry, reach, runs
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, matmul, polyphase
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Platform, _cpu_forms, polyphase
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._select import LARGE, RATES, WORTH, Platform, largest_temporary, seconds, select
+from jaxdeconv._select import LARGE, RATES, WORTH, largest_temporary, seconds, select
 
 CONTRACTIONS = get_args(Contraction)
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
@@ -74,7 +74,7 @@ EVERY = [*ANY, *OVERLAPPING, *itertools.chain.from_iterable(LAYERS.values())]
 def estimates(contraction, sizes, rates=CPU):
     """The seconds of every lowering that can."""
     able = [name for name in IMPLEMENTATIONS if UNABLE[name](contraction, sizes) is None]
-    return {name: seconds(WORK[name](contraction, sizes), rates, sizes.itemsize) for name in able}
+    return {name: seconds(WORK["cpu"][name](contraction, sizes), rates, sizes.itemsize) for name in able}
 
 
 def test_the_same_for_equal_arguments_and_able():
@@ -117,7 +117,7 @@ def test_memory_is_taken_only_where_it_is_worth_it():
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
         chosen, each = select(contraction, sizes, "cpu"), estimates(contraction, sizes)
         limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
-        large = {name for name in each if largest_temporary(name, contraction, sizes) > limit}
+        large = {name for name in each if largest_temporary(name, contraction, sizes, "cpu") > limit}
         same_size = large if chosen in large else set(each) - large
         assert all(each[chosen] <= each[name] for name in same_size)
         if chosen in large:
@@ -149,7 +149,7 @@ def test_a_slower_rate_never_makes_faster():
 def test_twice_the_batch_takes_no_less(monkeypatch):
     """From a batch of 16 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without. And while
     "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
-    monkeypatch.setattr(matmul, "MOST_PATCHES", 2**80)
+    monkeypatch.setattr(_cpu_forms, "MOST_PATCHES", 2**80)
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
         if contraction == "filter_grad":
             sizes = sizes._replace(batch=sizes.batch + 15)
@@ -157,18 +157,18 @@ def test_twice_the_batch_takes_no_less(monkeypatch):
         for name in set(once) & set(twice):
             assert twice[name] >= once[name], (name, contraction, sizes)
             more = sizes._replace(batch=2 * sizes.batch)
-            assert largest_temporary(name, contraction, more) >= largest_temporary(name, contraction, sizes)
+            assert largest_temporary(name, contraction, more, "cpu") >= largest_temporary(name, contraction, sizes, "cpu")
 
 
 @pytest.mark.parametrize(("batch", "pieces"), [(1, 16), (2, 2), (16, 16)])
 def test_the_patches_of_a_filter_gradient_are_few(batch, pieces):
     """Unless the filter itself is large."""
     sizes = sizes_of(layers.Layer(batch, (2**18 // batch,), 64, 32, (4,), (2,), (1,), ((1, 1),)), itemsize=4)
-    assert largest_temporary("matmul", "transpose", sizes) == 2**27
+    assert largest_temporary("matmul", "transpose", sizes, "cpu") == 2**27
     copy_of_g = 4 * sizes.y if batch == 1 else 0
-    assert largest_temporary("matmul", "filter_grad", sizes) == 2**27 // pieces + copy_of_g
+    assert largest_temporary("matmul", "filter_grad", sizes, "cpu") == 2**27 // pieces + copy_of_g
     large = sizes._replace(in_channels=64 * 64)
-    assert largest_temporary("matmul", "filter_grad", large) == 2**27
+    assert largest_temporary("matmul", "filter_grad", large, "cpu") == 2**27
 
 
 @pytest.mark.parametrize("name", ["matmul", "polyphase"])

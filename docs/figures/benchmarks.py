@@ -117,7 +117,7 @@ def estimate(layer: Record, mode: str) -> dict[str, float]:
     sizes = Sizes(geometry, layer["batch"], size, layer["in_channels"], layer["out_channels"], itemsize=4)
     terms = dict.fromkeys(Work._fields, 0.0)
     for contraction in COMPUTED[mode]:
-        work = WORK[select(contraction, sizes, "cpu")](contraction, sizes)
+        work = WORK["cpu"][select(contraction, sizes, "cpu")](contraction, sizes)
         for field, amount in work._asdict().items():
             terms[field] += seconds(Work(**{field: amount}), RATES["cpu"], sizes.itemsize)
     return terms

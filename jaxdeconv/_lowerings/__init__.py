@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import dilated, elementwise, matmul, polyphase
-from jaxdeconv._lowerings._groups import per_group, per_group_work
-from jaxdeconv._lowerings._work import Sizes, Work
+from jaxdeconv._lowerings import _cpu_forms, _work_cpu, dilated, elementwise, matmul, polyphase
+from jaxdeconv._lowerings._groups import MOST_ON_CPU, per_group
+from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Platform, Sizes
 
-Contraction: TypeAlias = Literal["transpose", "input_grad", "filter_grad"]
-Implementation: TypeAlias = Literal["dilated", "matmul", "polyphase", "elementwise"]
+__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform"]
+
 Lowering: TypeAlias = Callable[..., jax.Array]
 
 
@@ -40,18 +41,40 @@ def _any_layout(contraction: Contraction, lowering: Lowering) -> Lowering:
     return lowered
 
 
-def _table() -> dict[tuple[Contraction, Implementation], Lowering]:
-    table: dict[tuple[Contraction, Implementation], Lowering] = {}
+def _general(contraction: Contraction) -> dict[Implementation, Lowering]:
+    return {
+        "dilated": getattr(dilated, contraction),
+        "matmul": per_group(contraction, getattr(matmul, contraction)),
+        "polyphase": _any_layout(contraction, per_group(contraction, getattr(polyphase, contraction))),
+        "elementwise": _any_layout(contraction, getattr(elementwise, contraction)),
+    }
+
+
+def _on_cpu(contraction: Contraction) -> dict[Implementation, Lowering]:
+    one_by_one = partial(per_group, contraction, one_by_one=MOST_ON_CPU)
+    forms: dict[Implementation, Lowering] = {
+        "matmul": one_by_one(getattr(_cpu_forms, f"matmul_{contraction}")),
+        "polyphase": _any_layout(contraction, one_by_one(getattr(polyphase, contraction))),
+    }
+    if contraction == "input_grad":
+        forms["matmul"] = _any_layout(contraction, forms["matmul"])  # the others of it take both
+    if contraction == "filter_grad":
+        forms["elementwise"] = _any_layout(contraction, _cpu_forms.elementwise_filter_grad)
+    return forms
+
+
+def _table() -> dict[tuple[Contraction, Implementation, Platform], Lowering]:
+    table: dict[tuple[Contraction, Implementation, Platform], Lowering] = {}
     for contraction in get_args(Contraction):
-        table[contraction, "dilated"] = getattr(dilated, contraction)
-        table[contraction, "matmul"] = per_group(contraction, getattr(matmul, contraction))
-        table[contraction, "polyphase"] = _any_layout(contraction, per_group(contraction, getattr(polyphase, contraction)))
-        table[contraction, "elementwise"] = _any_layout(contraction, getattr(elementwise, contraction))
-    table["input_grad", "matmul"] = _any_layout("input_grad", table["input_grad", "matmul"])  # the others of it take both
+        general = _general(contraction)
+        forms: dict[Platform, dict[Implementation, Lowering]]
+        forms = {"cpu": general | _on_cpu(contraction), "gpu": general, "tpu": general}
+        table |= {(contraction, name, platform): forms[platform][name] for platform in forms for name in general}
     return table
 
 
-LOWERINGS: Mapping[tuple[Contraction, Implementation], Lowering] = MappingProxyType(_table())
+LOWERINGS: Mapping[tuple[Contraction, Implementation, Platform], Lowering] = MappingProxyType(_table())
+"""Platforms share a function where they want the same form."""
 
 UNABLE: Mapping[Implementation, Callable[[Contraction, Sizes], str | None]] = MappingProxyType(
     {
@@ -63,12 +86,7 @@ UNABLE: Mapping[Implementation, Callable[[Contraction, Sizes], str | None]] = Ma
 )
 """Why a lowering cannot compute a contraction of these sizes, or None if it can."""
 
-WORK: Mapping[Implementation, Callable[[Contraction, Sizes], Work]] = MappingProxyType(
-    {
-        "dilated": dilated.work,
-        "matmul": per_group_work(matmul.work),
-        "polyphase": per_group_work(polyphase.work),
-        "elementwise": elementwise.work,
-    }
+WORK: Mapping[Platform, Mapping[Implementation, Amounts]] = MappingProxyType(
+    {"cpu": _work_cpu.WORK, "gpu": _work_cpu.WORK, "tpu": _work_cpu.WORK}
 )
-"""How much a lowering does for a contraction of these sizes."""
+"""How much a lowering does for a contraction of these sizes on a platform."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeAlias
 
 from jaxdeconv._geometry import Geometry
+
+Contraction: TypeAlias = Literal["transpose", "input_grad", "filter_grad"]
+Implementation: TypeAlias = Literal["dilated", "matmul", "polyphase", "elementwise"]
+Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
 
 
 class Sizes(NamedTuple):
@@ -63,6 +69,16 @@ class Sizes(NamedTuple):
         return 2 * self.x * self.taps * (self.out_channels // self.geometry.groups)
 
 
+def one_group(sizes: Sizes) -> Sizes:
+    """The transposed convolution of one of the groups."""
+    groups = sizes.geometry.groups
+    return sizes._replace(
+        geometry=replace(sizes.geometry, groups=1),
+        in_channels=sizes.in_channels // groups,
+        out_channels=sizes.out_channels // groups,
+    )
+
+
 class Work(NamedTuple):
     """Amounts, in operations and elements; zero where there is none."""
 
@@ -73,3 +89,6 @@ class Work(NamedTuple):
     moved: float = 0  # elements read or written in order
     rearranged: float = 0  # elements read or written out of order
     temporary: float = 0  # elements held at a time that are neither operand nor result
+
+
+Amounts: TypeAlias = Callable[[Contraction, Sizes], Work]

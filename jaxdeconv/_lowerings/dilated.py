@@ -14,7 +14,6 @@ signal; here the window is x with its samples s apart, and nothing is stuffed.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from jax import lax
 
 from jaxdeconv._filters import regrouped
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._work import Sizes, Work
+from jaxdeconv._lowerings._work import Sizes
 
 
 def _activation_spec(geometry: Geometry) -> tuple[int, ...]:
@@ -88,37 +87,6 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any)
     )
 
 
-SLOWER = (1, 1.35, 4)  # times a matrix product, that XLA's strided convolutions of 1, 2 and more dimensions take on CPU
-VECTOR = 16  # float32 lanes: a convolution to fewer channels computes as many
-
-
 def unable(contraction: str, sizes: Sizes) -> None:
     """There is nothing it cannot compute."""
     del contraction, sizes
-
-
-def work(contraction: str, sizes: Sizes) -> Work:
-    """How much it is for XLA on CPU."""
-    geometry = sizes.geometry
-    n, groups, stuffed = geometry.ndim, geometry.groups, math.prod(geometry.strides)
-    moved = sizes.x + sizes.y + sizes.w
-    if contraction == "filter_grad":
-        if sizes.depthwise or (groups > 1 and n > 1):
-            return Work(naive=sizes.flops, moved=moved)
-        # Operands and result are transposed, the batch being the channels. Patches of too few channels are gathered one by one.
-        held = moved - min(sizes.x, sizes.y, sizes.w)
-        gathered = 4 * n * sizes.products if sizes.batch < (4 if n == 1 else VECTOR) else 0
-        return Work(convolution=sizes.flops * groups, moved=moved, rearranged=moved + gathered, temporary=held)
-    dilated_volume = n > 2 and any(d > 1 for d in geometry.dilations)  # XLA's three-dimensional convolutions take no dilation
-    if contraction == "input_grad":
-        if sizes.depthwise or dilated_volume:
-            return Work(naive=sizes.flops, moved=moved)
-        return Work(convolution=sizes.flops * groups * SLOWER[min(n, 3) - 1], moved=moved, rearranged=sizes.w if n > 1 else 0)
-    reversed_filter = 4 * sizes.w
-    if stuffed == 1 and not sizes.depthwise and not dilated_volume:
-        channels = max(1, VECTOR / (sizes.out_channels // groups))
-        return Work(convolution=sizes.flops * groups * channels, moved=moved, rearranged=reversed_filter, temporary=sizes.w)
-    if n > 2 or groups > 1:  # multiplies with the stuffed zeros
-        return Work(naive=sizes.flops * stuffed, moved=moved, temporary=sizes.w)
-    into_place = 2 * sizes.products
-    return Work(convolution=sizes.flops, moved=moved, rearranged=reversed_filter + into_place, temporary=sizes.w)

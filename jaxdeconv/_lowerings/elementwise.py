@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import matmul
-from jaxdeconv._lowerings._blocks import padded, terms
-from jaxdeconv._lowerings._work import Sizes, Work
+from jaxdeconv._lowerings._blocks import padded
+from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._lowerings.polyphase import coarse, coarse_filter, extended, without_extension
 
 MOST_TAPS = 256
 
 
-def _placed(geometry: Geometry) -> int:
+def placed_taps(geometry: Geometry) -> int:
     """Taps of the coarse filter, the empty ones included."""
     return math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
 
@@ -40,7 +40,7 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
         channels = f"{sizes.in_channels} input and {sizes.out_channels} output channels in {geometry.groups} groups"
         return f"is for one input and one output channel a group, not for {channels}"
     if contraction == "transpose":
-        if (held := _placed(geometry)) > 2 * math.prod(sizes.lengths) + 2**16:
+        if (held := placed_taps(geometry)) > 2 * math.prod(sizes.lengths) + 2**16:
             return f"would place {sizes.taps} taps among {held} for an output of {sizes.lengths}"
         return matmul.unable(contraction, sizes._replace(geometry=extended(geometry)))
     if contraction == "input_grad" and sizes.taps > MOST_TAPS:
@@ -50,17 +50,6 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
     if uncropped > 2 * math.prod(sizes.lengths) + 2**16:
         return f"would restore {uncropped} samples of an output of {sizes.lengths}"
     return None
-
-
-def work(contraction: str, sizes: Sizes) -> Work:
-    """How much it is."""
-    if contraction == "transpose":
-        placed = _placed(sizes.geometry) * sizes.in_channels
-        return Work(
-            looped=2 * terms(extended(sizes.geometry)) * sizes.y, moved=sizes.x + sizes.y + placed, temporary=sizes.x + placed
-        )
-    stored = 2 * sizes.taps * sizes.x if contraction == "filter_grad" else 0  # the products of one tap, then of the next
-    return Work(looped=sizes.flops, moved=sizes.x + sizes.w + 3 * sizes.y + stored, temporary=sizes.y)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
@@ -81,42 +70,29 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_eleme
     return without_extension(blocks_in_place, geometry)
 
 
-def _with_crops(g: jax.Array, geometry: Geometry) -> jax.Array:
+def with_crops(g: jax.Array, geometry: Geometry) -> jax.Array:
     """[batch, *L, c] with zeros for what was cropped, so that each tap is a plain strided read."""
     return padded(g, [(0, 0, 0), *((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)])
 
 
+def _windows(g: jax.Array, geometry: Geometry) -> Iterator[jax.Array]:
+    """For each tap, the outputs that it reaches, of g with what was cropped: [batch, *W, c]"""
+    for tap in np.ndindex(*geometry.kernel):
+        rows = zip(tap, geometry.dilations, geometry.strides, geometry.effective_kernels, g.shape[1:-1], strict=True)
+        yield g[(slice(None), *(slice(j * d, length - (ke - 1 - j * d), s) for j, d, s, ke, length in rows))]
+
+
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
     """C: x[b, n, c] += g[b, n*s + j*d - crop_lo, c] * w[j, c]."""
-    g, w = _with_crops(g.astype(preferred_element_type), geometry), w.astype(preferred_element_type)
+    g, w = with_crops(g.astype(preferred_element_type), geometry), w.astype(preferred_element_type)
     total = jnp.zeros((), preferred_element_type)
-    for tap in np.ndindex(*geometry.kernel):
-        window = [
-            slice(j * d, length - (ke - 1 - j * d), s)
-            for j, d, s, ke, length in zip(
-                tap, geometry.dilations, geometry.strides, geometry.effective_kernels, g.shape[1:-1], strict=True
-            )
-        ]
-        total = total + g[(slice(None), *window)] * w[(*tap, 0)]
+    for tap, window in zip(np.ndindex(*geometry.kernel), _windows(g, geometry), strict=True):
+        total = total + window * w[(*tap, 0)]
     return total
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
     """F: w[j, c] += g[b, n*s + j*d - crop_lo, c] * x[b, n, c]."""
-    x, g = x.astype(preferred_element_type), _with_crops(g.astype(preferred_element_type), geometry)
-    taps = np.array(list(np.ndindex(*geometry.kernel))) * geometry.dilations
-    # One image and one tap at a time: XLA stores the products before it sums them, which for all would be k times x.
-    sizes = [(w - 1) * s + 1 for w, s in zip(x.shape[1:-1], geometry.strides, strict=True)]
-
-    def of_image(image: tuple[jax.Array, jax.Array]) -> jax.Array:
-        x, g = image
-
-        def of_tap(start: jax.Array) -> jax.Array:
-            window = lax.dynamic_slice(g, [*start, 0], [*sizes, g.shape[-1]])
-            tapped = window[tuple(slice(None, None, s) for s in geometry.strides)]
-            return jnp.sum(tapped * x, tuple(range(x.ndim - 1)))
-
-        summed: jax.Array = lax.map(of_tap, taps)
-        return summed
-
-    return jnp.sum(lax.map(of_image, (x, g)), 0).reshape(*geometry.kernel, 1, x.shape[-1])
+    x, g = x.astype(preferred_element_type), with_crops(g.astype(preferred_element_type), geometry)
+    taps = [jnp.sum(window * x, tuple(range(x.ndim - 1))) for window in _windows(g, geometry)]
+    return jnp.stack(taps).reshape(*geometry.kernel, 1, x.shape[-1])

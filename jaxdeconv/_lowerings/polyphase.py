@@ -20,7 +20,7 @@ import jax
 from jaxdeconv._geometry import Geometry, reach
 from jaxdeconv._lowerings import dilated
 from jaxdeconv._lowerings._blocks import from_blocks, padded, to_blocks, too_sparse
-from jaxdeconv._lowerings._work import Sizes, Work
+from jaxdeconv._lowerings._work import Sizes
 
 MOST_FILL = 16  # times the taps of the filter that the coarse one may have
 
@@ -111,20 +111,6 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
     if taps > MOST_FILL * max(sizes.taps, math.prod(geometry.strides)):
         return f"would make of {sizes.taps} taps a filter of {taps}"
     return too_sparse(sizes._replace(geometry=extended(geometry)))
-
-
-def work(contraction: str, sizes: Sizes) -> Work:
-    """How much it is, for one group."""
-    geometry, sizes = sizes.geometry, sizes._replace(geometry=extended(sizes.geometry))
-    # Of the convolution whose output are the blocks.
-    coarse_sizes = sizes._replace(geometry=coarse(geometry), out_channels=sizes.out_channels * math.prod(geometry.strides))
-    passes = 2 if any(offsets(geometry)) or geometry.ndim > 1 else 0  # to move the blocks to where they belong
-    own = dilated.work(contraction, coarse_sizes)
-    return own._replace(
-        moved=own.moved + passes * sizes.y,
-        rearranged=own.rearranged if contraction == "transpose" else own.rearranged + 4 * coarse_sizes.w,
-        temporary=max(own.temporary, coarse_sizes.w) + (sizes.y if passes else 0),
-    )
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
