@@ -9,21 +9,34 @@ import importlib.util
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU, of which torch needs memory too
 
 import jax
 
 import jaxdeconv
-from benchmarks import compare, lowerings, scaling, variants
+from benchmarks import check, compare, lowerings, scaling, variants
 from benchmarks.layers import LAYERS, QUICK, Layer
-from benchmarks.peers import MODES, PEERS, missing
+from benchmarks.peers import CPU_ONLY, MODES, PEERS, missing, tf32
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "torch", "tensorflow", "tensorflow-cpu", "onnx", "onnxruntime")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "jax-cuda13-plugin",
+    "nvidia-cudnn-cu13",
+    "numpy",
+    "torch",
+    "tensorflow",
+    "tensorflow-cpu",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names or globs of layers, as 'hifigan.*.b1' (default: all)")
     parser.add_argument("--quick", action="store_true", help="a few layers of every family, 3 rounds")
     parser.add_argument("--list", action="store_true", help="print the layers and stop")
-    parser.add_argument("--dtype", choices=sorted(compare.TOLERANCE), default="float32")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32", "float64"), default="float32")
+    parser.add_argument(
+        "--precision",
+        choices=("default", "highest"),
+        default="default",
+        help="of float32 on a GPU; highest: without TF32, in torch too",
+    )
     parser.add_argument("--rounds", type=int, help="samples of each, of about 20 ms (default 9)")
     parser.add_argument(
         "--peers", type=_names, default=PEERS, help=f"comma-separated, of: {', '.join(PEERS)} (default: all installed)"
@@ -44,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the results there")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--lowerings", action="store_true", help="instead, every lowering of every contraction")
+    what.add_argument(
+        "--check", action="store_true", help="instead, results of every lowering against numpy; sets --precision highest"
+    )
     what.add_argument("--scaling", action="store_true", help="instead, one layer as width, batch and channels double")
     what.add_argument("--layouts", action="store_true", help="instead, channels first against channels last")
     what.add_argument("--second-order", action="store_true", help="instead, the gradient of a gradient's norm (default: --quick)")
@@ -69,7 +91,7 @@ def _layers(parser: argparse.ArgumentParser, globs: Sequence[str], quick: bool) 
 
 
 def _check_plot(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.plot and (arguments.lowerings or arguments.layouts or arguments.second_order):
+    if arguments.plot and (arguments.lowerings or arguments.check or arguments.layouts or arguments.second_order):
         parser.error("--plot draws the plain comparison and --scaling")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
@@ -101,14 +123,28 @@ def _environment() -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
+        "gpu": _gpu(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _gpu() -> str | None:
+    """Name, driver, memory and power limit of what JAX computes on."""
+    if jax.default_backend() != "gpu":
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _installed(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
-        if packages := missing(name):
+        if name in CPU_ONLY and jax.default_backend() != "cpu":
+            print(f"{name} is left out: it is compared on CPU alone", file=sys.stderr)
+        elif packages := missing(name):
             print(f"{name} is left out: {', '.join(packages)} cannot be imported", file=sys.stderr)
         else:
             found.append(name)
@@ -131,23 +167,31 @@ def main() -> int:
     if arguments.scaling and arguments.cases and (len(layers) > 1 or layers[0].groups > 1):
         parser.error("--scaling takes one case without groups")
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
+    if arguments.check or arguments.precision == "highest":
+        jax.config.update("jax_default_matmul_precision", "highest")
     environment = _environment()
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    print(f"{environment['device']}, {environment['cpu']}, {environment['cores']} cores; {versions}; {arguments.dtype}\n")
+    accuracy = "tf32" if tf32(arguments.dtype) else arguments.dtype
+    print(f"{environment['device']}, {environment['cpu']}, {environment['cores']} cores; {versions}; {accuracy}\n")
 
-    record, status = _run(layers, arguments, rounds)
+    record, status = _run(layers, arguments, rounds, accuracy)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"environment": environment, "dtype": arguments.dtype} | record, indent=1))
+        settings = {"dtype": arguments.dtype, "accuracy": accuracy}
+        arguments.json.write_text(json.dumps({"environment": environment} | settings | record, indent=1))
     return status
 
 
-def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int) -> tuple[dict[str, Any], int]:
+def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, accuracy: str) -> tuple[dict[str, Any], int]:
     """Measures and prints: the record, and the exit status."""
     dtype, modes, wrong = arguments.dtype, arguments.mode, []
     if arguments.lowerings:
         record = lowerings.compare_lowerings(layers, dtype, rounds)
         print(lowerings.report(record))
-        wrong = lowerings.mismatches(record, dtype)
+        wrong = lowerings.mismatches(record, accuracy)
+    elif arguments.check:
+        record = check.check(layers, dtype)
+        print(check.report(record))
+        wrong = check.mismatches(record, accuracy)
     elif arguments.scaling:
         record = scaling.scale(layers[0] if arguments.cases else scaling.BASE, dtype, rounds)
         print(scaling.report(record))
@@ -156,11 +200,11 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int) ->
     elif arguments.second_order:
         record = variants.compare_second_order(layers, dtype, rounds)
         print(variants.second_order_report(record))
-        wrong = variants.second_order_mismatches(record, dtype)
+        wrong = variants.second_order_mismatches(record, accuracy)
     elif arguments.layouts:
         record = variants.compare_layouts(layers, dtype, modes, rounds)
         print(variants.layouts_report(record, modes))
-        wrong = compare.mismatches(record, dtype)
+        wrong = compare.mismatches(record, accuracy)
     else:
         names = _installed(arguments.peers)
         record = compare.compare(layers, names, dtype, modes, rounds)
@@ -169,7 +213,7 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int) ->
         if arguments.compile:
             print(compare.compile_report(record, modes), end="\n\n")
         print(f"Matrix product: {record['matrix_rate'] / 1e9:.0f} GFLOP/s. {compare.worst_difference(record)}")
-        wrong = compare.mismatches(record, dtype)
+        wrong = compare.mismatches(record, accuracy)
         if arguments.plot:
             importlib.import_module("benchmarks.plots").plot_ratios(record, modes, arguments.plot)
     for line in wrong:

@@ -3,20 +3,21 @@
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.layers import Layer
-from benchmarks.peers import BUILDERS, Peer, operands
+from benchmarks.peers import BUILDERS, operands
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
 from benchmarks.timing import MatrixRate, alternate, medians
 
 OURS = "jaxdeconv"
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 5e-2}
-"""Largest difference between peers, relative to the largest value of the result."""
+TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "tf32": 5e-3, "bfloat16": 5e-2}
+"""Largest difference between peers, relative to the largest value of the result. tf32: float32 of which products keep 10 bits."""
 
 _CASES_PER_RATE = 8
 
@@ -46,13 +47,16 @@ def _case(layer: Layer, names: Sequence[str], dtype: str, modes: Sequence[str], 
     case: dict[str, Any] = {"layer": layer._asdict(), "flops": layer.flops, "modes": {}}
     for mode in modes:
         able = {name: peer for name, peer in peers.items() if getattr(peer, mode) is not None}
-        compiled = {name: compilation(*peer.jitted[mode]) for name, peer in able.items() if mode in peer.jitted}
-        differences = _differences(able, mode)  # the first call of each, so that compiled and warm ones are timed
-        samples = alternate({name: getattr(peer, mode) for name, peer in able.items()}, rounds)
+        jitted = {name: peer.jitted[mode] for name, peer in able.items() if mode in peer.jitted}
+        where = f"{layer.name} {mode}"
+        compiled = _those_that_run(where, {name: partial(compilation, *each) for name, each in jitted.items()})
+        # The first call of each, so that compiled and warm ones are timed.
+        results = _those_that_run(where, {name: partial(peer.results, mode) for name, peer in able.items()})
+        samples = alternate({name: getattr(able[name], mode) for name in results}, rounds)
         case["modes"][mode] = {
             "seconds": medians(samples),
             "samples": samples,
-            "differences": differences,
+            "differences": _differences(results),
             "compile": compiled,
             "operand_bytes": [each.size * jax.numpy.dtype(dtype).itemsize for each in (x, w, g)],
         }
@@ -68,15 +72,24 @@ def compilation(jitted: Any, arguments: tuple[Any, ...]) -> dict[str, float]:
     return {"seconds": seconds, "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes}
 
 
-def _differences(peers: Mapping[str, Peer], mode: str) -> dict[str, dict[str, float]]:
+def _those_that_run(where: str, calls: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """What they return. A peer can fail, as where a GPU's library has no algorithm for it or memory is short; jaxdeconv must not."""
+    found = {}
+    for name, call in calls.items():
+        try:
+            found[name] = call()
+        except RuntimeError as error:
+            if name.startswith(OURS):
+                raise
+            reason, _, _ = str(error).partition("\n")
+            print(f"{name} fails, {where}: {reason}", file=sys.stderr)
+    return found
+
+
+def _differences(results: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, float]]:
     """Of each peer but the first, from the first, by result."""
-    reference: dict[str, np.ndarray] = {}
-    differences = {}
-    for name, peer in peers.items():
-        results = peer.results(mode)
-        reference = reference or results
-        differences[name] = {key: difference(results[key], reference[key]) for key in results}
-    return dict(list(differences.items())[1:])
+    reference = next(iter(results.values()), {})
+    return {name: {key: difference(each[key], reference[key]) for key in each} for name, each in list(results.items())[1:]}
 
 
 def difference(a: np.ndarray, reference: np.ndarray) -> float:

@@ -19,7 +19,7 @@ CONTRACTIONS = {"T": "transpose", "C": "input_grad", "F": "filter_grad"}
 IMPLEMENTATIONS: tuple[str, ...] = get_args(jaxdeconv.Implementation)
 
 
-def _contraction(letter: str, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def contraction_of(letter: str, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """T, C or F alone, as functions of all of x, w and g: the forward pass of the gradients is dead code."""
     return {
         "T": lambda x, w, g: function(x, w),
@@ -48,7 +48,7 @@ def _case(layer: Layer, letter: str, chosen: str, arguments: tuple[jax.Array, ..
     reference = None
     for name in IMPLEMENTATIONS:
         # A lowering that is named is refused where it cannot compute the other contractions; one that is chosen need not.
-        function = jax.jit(_contraction(letter, transposed(layer, implementation=None if name == chosen else name)))
+        function = jax.jit(contraction_of(letter, transposed(layer, implementation=None if name == chosen else name)))
         try:
             compiled = function.lower(*arguments).compile()
         except ValueError:  # this lowering does not do this layer

@@ -127,6 +127,11 @@ def build_lax(layer, dtype, x, w, g):
     return _jax_peer(lax_transposed(layer), dtype, x, np.asarray(to_lax(w)), g, _array, lambda a: _array(to_tf(a)))
 
 
+def tf32(dtype: str) -> bool:
+    """Whether JAX may round float32 operands to TF32, as it does on a GPU by default."""
+    return jax.default_backend() == "gpu" and dtype == "float32" and jax.config.jax_default_matmul_precision is None
+
+
 def _first(a: np.ndarray) -> np.ndarray:
     """Channels first."""
     return np.ascontiguousarray(np.moveaxis(a, -1, 1))
@@ -153,6 +158,9 @@ def build_torch(layer, dtype, x, w, g, channels_last=False):
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     if jax.default_backend() != ("gpu" if on_gpu else "cpu"):
         return None
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True  # times cuDNN's algorithms and takes the fastest, as XLA does
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32(dtype)
     x, w, g = _first(x), _torch_filter(w), _first(g)
     strides, dilations, crops = layer.strides, layer.dilations, layer.padding
     unit = channels_last and layer.ndim == 1  # the format exists from two dimensions on
@@ -203,9 +211,9 @@ def build_torch(layer, dtype, x, w, g, channels_last=False):
 
 def build_tensorflow(layer, dtype, x, w, g):
     """TensorFlow, which on CPU has neither groups nor dilations. Where padding is not SAME, the window is sliced out of VALID."""
-    tf = importlib.import_module("tensorflow")
-    if jax.default_backend() != "cpu" or layer.groups > 1 or set(layer.dilations) != {1}:
+    if layer.groups > 1 or set(layer.dilations) != {1}:
         return None
+    tf = importlib.import_module("tensorflow")
     full = [(w - 1) * s + k for w, k, s in zip(layer.size, layer.kernel, layer.strides, strict=True)]
     lengths = layer.y_shape[1:-1]
     rows = list(zip(layer.size, lengths, full, layer.strides, layer.padding, strict=True))
@@ -238,7 +246,7 @@ def build_onnxruntime(layer, dtype, x, w, g):
     """ONNX Runtime on the CPU, the filter a constant of the model; float32 alone, and no gradients."""
     onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     del g
-    if jax.default_backend() != "cpu" or dtype != "float32" or any(lo < 0 for lo, _ in layer.padding):
+    if dtype != "float32" or any(lo < 0 for lo, _ in layer.padding):
         return None
     helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
     node = helper.make_node(
@@ -278,6 +286,9 @@ BUILDERS: Mapping[str, Builder] = {
 """By name. "jaxdeconv NCW" is for the comparison of layouts."""
 
 PEERS = tuple(name for name in BUILDERS if name != "jaxdeconv NCW")
+
+CPU_ONLY = ("tensorflow", "onnxruntime")
+"""Peers that are not even imported elsewhere."""
 
 REQUIRES: Mapping[str, tuple[str, ...]] = {
     "torch": ("torch",),

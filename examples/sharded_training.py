@@ -9,13 +9,13 @@ On several hosts, one process each, started together; the first one's address is
     python examples/sharded_training.py --coordinator 10.0.0.1:1234 --processes 2 --process 1    # on the other
     srun python examples/sharded_training.py --distributed    # where jax finds all that out: Slurm, Open MPI, Cloud TPU, Kubernetes
 
-The vocoder turns log magnitudes, a frame every 64 samples, into a waveform, by three `conv1d_transpose` with strides that multiply to
-64 and leaky ReLUs between, as the upsampling in HiFi-GAN (J. Kong et al., arXiv:2010.05646). It learns the magnitudes of decaying
-harmonic tones, from phases of its own. Parameters are replicated and the batch is sharded, and that is all there is to
-say: XLA's partitioner runs every layer and its gradients on a device's own rows, and sums the filters' gradients over devices.
+The vocoder turns a spectrum, a frame every 64 samples, into a waveform, by three `conv1d_transpose` with strides that multiply to 64
+and leaky ReLUs between, like the upsampling in HiFi-GAN (J. Kong et al., arXiv:2010.05646). It learns decaying harmonic tones. Its
+parameters are replicated and its batch is sharded, and nothing else is said about devices: XLA's partitioner runs every layer and its
+gradients on a device's own rows, and sums the gradients of the filters over devices.
 
-A row of the data is a function of the step and the row alone. So every process makes the rows of its own devices and no other, and any number of
-devices and processes trains on the same batches: --check says how far the losses are from those of one device.
+A row of the data is a function of the step and the row alone. So every process makes the rows of its own devices and no others, and
+any number of devices and processes trains on the same batches: --check says how far the losses are from those of one device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -39,10 +38,9 @@ RATE = 8000  # samples a second
 HOP, WINDOW = 64, 256  # samples
 FRAMES = 32
 LAYERS = ((16, 8, 64), (8, 4, 32), (4, 2, 1))  # kernel, stride, output channels
-BANDS = WINDOW // 2  # without that of frequency 0
-FLOOR = 1e-2  # of magnitudes, so that silence has a logarithm
-LEARNING_RATE = 2e-3
-TOLERANCE = 1e-3  # of a loss: another number of devices sums gradients in another order, and training amplifies that
+BANDS = 64  # of WINDOW // 2; the tones have no more
+LEARNING_RATE = 1e-3
+TOLERANCE = 1e-3  # of a loss: another number of devices sums gradients in another order, which training amplifies
 
 Params: TypeAlias = list[tuple[jax.Array, jax.Array]]
 State: TypeAlias = tuple[Params, Params, Params]
@@ -60,27 +58,28 @@ def tone(step: int, row: int) -> np.ndarray:
     return (0.3 * waves * np.exp(-decay * harmonics**0.5 * seconds) / harmonics).sum(0).astype(np.float32)
 
 
-def log_magnitudes(audio: np.ndarray) -> np.ndarray:
-    """[samples] -> [frames, BANDS], frames centred on every HOP samples."""
+def spectrum(audio: np.ndarray) -> np.ndarray:
+    """[samples] -> [frames, 2 * BANDS]: real and imaginary parts, of a frame centred on every HOP samples."""
     padded = np.pad(audio, (WINDOW - HOP) // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
-    return np.log(np.abs(np.fft.rfft(frames * np.hanning(WINDOW))[:, 1:]) + FLOOR).astype(np.float32)
+    bands = np.fft.rfft(frames * np.hanning(WINDOW))[:, 1 : BANDS + 1] / WINDOW**0.5
+    return np.concatenate([bands.real, bands.imag], axis=1).astype(np.float32)
 
 
 def local_batch(step: int, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
     """These rows of the batch of a step: what goes in and what should come out."""
     audio = np.stack([tone(step, row) for row in rows])
-    return np.stack([log_magnitudes(each) for each in audio]), audio
+    return np.stack([spectrum(each) for each in audio]), audio
 
 
 def sharded_batch(step: int, batch: int, sharding: NamedSharding) -> tuple[jax.Array, jax.Array]:
     """The whole batch as two arrays over all devices of all processes, to which this process gives the rows of its own."""
     own = sharding.addressable_devices_indices_map((batch,)).values()
     rows = sorted({row for (rows,) in own for row in range(batch)[rows]})
-    log_magnitudes, audio = (
+    spectra, audio = (
         jax.make_array_from_process_local_data(sharding, local, (batch, *local.shape[1:])) for local in local_batch(step, rows)
     )
-    return log_magnitudes, audio
+    return spectra, audio
 
 
 # --- The model --------------------------------------------------------------------------------------------------------------------
@@ -88,46 +87,35 @@ def sharded_batch(step: int, batch: int, sharding: NamedSharding) -> tuple[jax.A
 
 def init(key: jax.Array) -> Params:
     """Filters in TensorFlow's layout [kernel, out, in], and biases."""
-    params, channels = [], BANDS
+    params, channels = [], 2 * BANDS
     for (kernel, stride, out), own in zip(LAYERS, jax.random.split(key, len(LAYERS)), strict=True):
-        scale = (2 * stride / (kernel * channels)) ** 0.5  # kernel / stride taps meet in an output
+        scale = 0.5 * (stride / (kernel * channels)) ** 0.5  # kernel / stride taps meet in an output
         params.append((scale * jax.random.normal(own, (kernel, out, channels), jnp.float32), jnp.zeros(out, jnp.float32)))
         channels = out
     return params
 
 
-def vocode(params: Params, log_magnitudes: jax.Array) -> jax.Array:
-    """[batch, frames, BANDS] -> [batch, frames * HOP]."""
-    x = log_magnitudes
+def vocode(params: Params, spectra: jax.Array) -> jax.Array:
+    """[batch, frames, 2 * BANDS] -> [batch, frames * HOP]."""
+    x = spectra
     for layer, ((w, bias), (_, stride, _)) in enumerate(zip(params, LAYERS, strict=True)):
         x = jax.nn.leaky_relu(x, 0.1) if layer else x
         x = jaxdeconv.conv1d_transpose(x, w, None, stride) + bias
-    return jnp.tanh(x[:, :, 0])
+    return x[:, :, 0]
 
 
-def magnitudes(audio: jax.Array) -> jax.Array:
-    """[batch, samples] -> [batch, frames, BANDS]: the Fourier transform as a convolution, which shards as the layers do."""
-    phases = 2 * np.pi * np.arange(WINDOW)[:, None] * np.arange(1, BANDS + 1) / WINDOW
-    waves = np.hanning(WINDOW)[:, None] * np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
-    margin = (WINDOW - HOP) // 2
-    filters = jnp.asarray(waves[:, None, :], jnp.float32)
-    parts = lax.conv_general_dilated(audio[:, :, None], filters, (HOP,), [(margin, margin)], dimension_numbers=("NWC", "WIO", "NWC"))
-    return jnp.sqrt(parts[..., :BANDS] ** 2 + parts[..., BANDS:] ** 2 + 1e-6)
-
-
-def loss(params: Params, log_magnitudes: jax.Array, audio: jax.Array) -> jax.Array:
-    """The mean distance of log magnitudes. Phases are the vocoder's own."""
-    made, wanted = magnitudes(vocode(params, log_magnitudes)), magnitudes(audio)
-    return jnp.mean(jnp.abs(jnp.log(made + FLOOR) - jnp.log(wanted + FLOOR)))
+def loss(params: Params, spectra: jax.Array, audio: jax.Array) -> jax.Array:
+    """The power of the error over that of the waveforms."""
+    return jnp.mean((vocode(params, spectra) - audio) ** 2) / jnp.mean(audio**2)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------------------
 
 
-def train_step(state: State, log_magnitudes: jax.Array, audio: jax.Array, step: jax.Array) -> tuple[State, jax.Array]:
+def train_step(state: State, spectra: jax.Array, audio: jax.Array, step: jax.Array) -> tuple[State, jax.Array]:
     """One step of Adam, and the loss before it. Written for the whole batch; nothing here knows of devices."""
     params, mean, square = state
-    value, grads = jax.value_and_grad(loss)(params, log_magnitudes, audio)
+    value, grads = jax.value_and_grad(loss)(params, spectra, audio)
     mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, grads)
     square = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, square, grads)
     rate = LEARNING_RATE * jnp.sqrt(1 - 0.99**step) / (1 - 0.9**step)  # mean and square started from zero

@@ -6,16 +6,17 @@ bandwidth. docs/lowerings.md says where the rates come from and what the choice 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, get_args
 
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation, Platform
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation, Platform, shards_well
 from jaxdeconv._lowerings._work import Sizes, Work
 
 
 class Rates(NamedTuple):
-    """What a platform does in a second, in float32. Only ratios matter to the choice."""
+    """What a platform does in a unit of time, in float32. Only ratios matter to the choice."""
 
     product: float  # operations
     convolution: float
@@ -23,15 +24,16 @@ class Rates(NamedTuple):
     naive: float
     moved: float  # bytes
     rearranged: float  # elements
-    fresh: float  # bytes of memory that the operating system has to hand out anew
-    fresh_from: float  # the size of temporaries, in bytes, from which it does
-    narrow_product: float  # times the rate of product in 16-bit floats
-    narrow_convolution: float
+    steps: float = math.inf  # programs started
+    fresh: float = math.inf  # bytes of memory that the operating system has to hand out anew
+    fresh_from: float = math.inf  # the size of temporaries, in bytes, from which it does
+    narrow_product: float = 1  # times the rate of product in 16-bit floats
+    narrow_convolution: float = 1
 
 
 RATES: Mapping[Platform, Rates] = MappingProxyType(
     {
-        "cpu": Rates(
+        "cpu": Rates(  # in a second, fitted to `python -m benchmarks --lowerings`
             product=300e9,
             convolution=285e9,
             looped=25e9,
@@ -42,10 +44,28 @@ RATES: Mapping[Platform, Rates] = MappingProxyType(
             fresh_from=2**25,  # the largest block that glibc keeps for reuse
             narrow_product=3,  # by the processor's matrix unit
             narrow_convolution=0.6,  # which XLA computes in float32, after converting
-        )
+        ),
+        "tpu": Rates(  # in a cycle of a v5e, fitted to what its compiler estimates: `python -m benchmarks.estimates`
+            product=350e3,
+            convolution=350e3,
+            looped=1e3,
+            naive=1e3,
+            moved=800,
+            rearranged=37,
+            steps=1 / 1100,
+        ),
+        "gpu": Rates(  # in a second, of the order of an H200's data sheet; not measured, and only `naive` against the others matters
+            product=60e12,
+            convolution=60e12,
+            looped=10e12,
+            naive=1e12,
+            moved=4.8e12,
+            rearranged=0.6e12,
+            narrow_product=10,
+            narrow_convolution=10,
+        ),
     }
 )
-"""Fitted to `python -m benchmarks --lowerings`. A platform without rates takes "dilated"."""
 
 LARGE = 2  # A temporary of more than this many times the largest operand or result is avoided,
 WORTH = 1.5  # unless all lowerings without one would take this many times as long.
@@ -58,7 +78,7 @@ def largest_temporary(name: Implementation, contraction: Contraction, sizes: Siz
 
 def seconds(work: Work, rates: Rates, itemsize: int) -> float:
     """The estimate."""
-    if itemsize > 4:  # XLA on CPU has fast convolutions of 32 bits alone
+    if itemsize > 4:  # XLA on CPU, and TPUs, have fast convolutions of at most 32 bits
         product, convolution = rates.product * 4 / itemsize, rates.naive
     elif itemsize < 4:
         product, convolution = rates.product * rates.narrow_product, rates.convolution * rates.narrow_convolution
@@ -72,15 +92,16 @@ def seconds(work: Work, rates: Rates, itemsize: int) -> float:
         + (work.looped / rates.looped + work.naive / rates.naive) * wide / 4
         + work.moved * wide / rates.moved
         + work.rearranged / rates.rearranged
+        + work.steps / rates.steps
         + (temporary / rates.fresh if temporary >= rates.fresh_from else 0)
     )
 
 
 def select(contraction: Contraction, sizes: Sizes, platform: Platform) -> Implementation:
     """The lowering for this contraction, these sizes and this platform."""
-    if platform not in RATES:
-        return "dilated"
-    able = [name for name in get_args(Implementation) if UNABLE[name](contraction, sizes) is None]
+    able: list[Implementation] = [name for name in get_args(Implementation) if UNABLE[name](contraction, sizes) is None]
+    if platform != "cpu":  # where devices come in numbers, over which the operands may be sharded
+        able = [name for name in able if shards_well(name, contraction, sizes, platform)] or ["dilated"]
     estimates = {name: seconds(WORK[platform][name](contraction, sizes), RATES[platform], sizes.itemsize) for name in able}
     limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
     penalty = {name: WORTH if largest_temporary(name, contraction, sizes, platform) > limit else 1 for name in able}

@@ -75,17 +75,28 @@ def _choices(
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def _per_platform(contraction: Contraction, choices: dict[Platform, Implementation], keywords: dict[str, Any]) -> Binary:
-    """One function that runs the choice of the platform it is compiled for."""
-    found = {platform: LOWERINGS[contraction, name, platform] for platform, name in choices.items()}
-    bound = {lowering: partial(lowering, **keywords) for lowering in found.values()}
+def _per_platform(
+    contraction: Contraction, choices: dict[Platform, Implementation], keywords: dict[str, Any], operand: Any, result: Any
+) -> Binary:
+    """One function that runs the choice of the platform it is compiled for, on operands of one dtype for a result of another."""
+    wide = keywords["preferred_element_type"]
+    bound: dict[tuple[Any, Any], Binary] = {}
+    keys: dict[Platform, tuple[Any, Any]] = {}
+    for platform, name in choices.items():
+        # GPU and TPU sum in float32 anyway. Asked for a float32 result, XLA stores it on TPU, and widens the operands on GPU.
+        accelerated = platform != "cpu" and name in ("dilated", "polyphase")
+        keys[platform] = LOWERINGS[contraction, name, platform], operand if accelerated and operand == result else wide
+        bound[keys[platform]] = partial(keys[platform][0], **keywords | {"preferred_element_type": keys[platform][1]})
     if len(bound) == 1:
         return bound.popitem()[1]
 
     def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        own = {"cpu": bound[found["cpu"]], "tpu": bound[found["tpu"]]}
-        result: jax.Array = lax.platform_dependent(lhs, rhs, **own, default=bound[found["gpu"]])
-        return result
+        def widened(platform: Platform) -> Binary:  # because the branches of a platform_dependent are of one dtype
+            return lambda lhs, rhs: bound[keys[platform]](lhs, rhs).astype(wide)
+
+        own = {"cpu": widened("cpu"), "tpu": widened("tpu")}
+        chosen: jax.Array = lax.platform_dependent(lhs, rhs, **own, default=widened("gpu"))
+        return chosen
 
     return run
 
@@ -93,9 +104,9 @@ def _per_platform(contraction: Contraction, choices: dict[Platform, Implementati
 def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] = (False, False)) -> Binary:
     """`together`, but `batched` under a `jax.vmap` over both operands, and for derivatives of it; the two agree.
 
-    Of a convolution, JAX makes there one with a group for each element of the batch, or one with a window of the size of the signal,
-    and XLA computes both naively on CPU; of a matrix product it makes matrix products. The custom_jvp is outside because custom_vmap
-    cannot be transposed.
+    Of a convolution, JAX makes there one with a group for each element of the batch, or one with a window of the size of the signal.
+    XLA computes both naively on CPU, stuffs zeros for cuDNN, and estimates twice the cycles on TPU; of a matrix product it makes
+    matrix products. The custom_jvp is outside because custom_vmap cannot be transposed.
     """
 
     @jax.custom_batching.custom_vmap
@@ -149,10 +160,12 @@ def _contract(
     keywords: dict[str, Any] = {"geometry": geometry, "precision": options.precision, "preferred_element_type": accumulator}
     if explicit and set(choices.values()) == {"dilated"}:
         keywords["out_sharding"] = sharding
-    run = _per_platform(contraction, choices, keywords)
+    run = _per_platform(contraction, choices, keywords, lhs.dtype, dtype)
+    convolved = [platform for platform, name in choices.items() if name in ("dilated", "polyphase")]
     separable = not (explicit or options.forward_mode or options.implementation)
-    if separable and choices["cpu"] in ("dilated", "polyphase") and UNABLE["matmul"](contraction, sizes) is None:
-        run = _apart(run, _per_platform(contraction, choices | {"cpu": "matmul"}, keywords))
+    if separable and convolved and UNABLE["matmul"](contraction, sizes) is None:
+        products = choices | dict.fromkeys(convolved, "matmul")
+        run = _apart(run, _per_platform(contraction, products, keywords, lhs.dtype, dtype))
     return run(lhs, rhs).astype(dtype)
 
 

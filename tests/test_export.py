@@ -1,13 +1,26 @@
 """jax.export with symbolic sizes for every platform at once, serialised and called back."""
 
+import re
+from collections import Counter
+from functools import partial
+from itertools import product
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.extend.mlir import ir
 
 import jaxdeconv
+from jaxdeconv import _trilinear as trilinear
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import LOWERINGS, Contraction
 
+PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}  # as jax.export has them, and as the library has them
+CONTRACTIONS = get_args(Contraction)
+NAMES = ["dilated", "matmul", "polyphase"]
 W = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float32)
 LENGTHS = {
     "SAME": {"default": None, "2W - 1": lambda width: 2 * width - 1},
@@ -36,24 +49,125 @@ def test_symbolic_batch_and_width(padding, length, data_format, gradients):
     run = function(padding, data_format, LENGTHS[padding][length], gradients)
     shape = operand(*export.symbolic_shape("b, w"), data_format)
     arguments = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(W.shape, jnp.float32)
-    exported = export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(*arguments)
+    exported = export.export(jax.jit(run), platforms=tuple(PLATFORMS))(*arguments)
     called_back = export.deserialize(exported.serialize())
-    assert called_back.platforms == ("cpu", "cuda", "tpu")
+    assert called_back.platforms == tuple(PLATFORMS)
     for batch, width in ((1, 1), (2, 7)):
         x = np.random.default_rng(1).standard_normal(operand(batch, width, data_format)).astype(np.float32)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), called_back.call(x, W), run(x, W))
 
 
 def test_gradient_of_an_exported_program():
-    """The artifact carries our gradient rules: its derivative is the derivative."""
+    """The artifact carries our gradient rules: its derivative is the derivative, at every size."""
     run = function("SAME", "NWC", None, gradients=False)
     shape = operand(*export.symbolic_shape("b, w"), "NWC")
-    exported = export.export(jax.jit(run))(jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(W.shape, jnp.float32))
-    called_back = export.deserialize(exported.serialize(vjp_order=1))
-    x = np.ones(operand(2, 5, "NWC"), np.float32)
-    actual = jax.grad(lambda x, w: jnp.sum(jnp.sin(called_back.call(x, w))), (0, 1))(x, W)
-    expected = jax.grad(lambda x, w: jnp.sum(jnp.sin(run(x, w))), (0, 1))(x, W)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), actual, expected)
+    arguments = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(W.shape, jnp.float32)
+    called_back = export.deserialize(export.export(jax.jit(run), platforms=tuple(PLATFORMS))(*arguments).serialize(vjp_order=1))
+    for batch, width in ((1, 1), (2, 5), (3, 8)):
+        x = np.random.default_rng(2).standard_normal(operand(batch, width, "NWC")).astype(np.float32)
+        actual = jax.grad(lambda x, w: jnp.sum(jnp.sin(called_back.call(x, w))), (0, 1))(x, W)
+        expected = jax.grad(lambda x, w: jnp.sum(jnp.sin(run(x, w))), (0, 1))(x, W)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), actual, expected)
+
+
+def operations(exported, platform):
+    """How often an artifact does what on a platform, arithmetic of sizes apart: all but the branches that other platforms take."""
+    context = jax.jit(lambda x: x).lower(0.0).compiler_ir().context  # which knows the dialects
+    module = ir.Module.parse(exported.mlir_module(), context)
+    functions = {each.name.value: each for each in module.body.operations}
+    known, found = {}, Counter()  # known: what each value is, where it follows from the platform alone
+
+    def walk(block, arguments):
+        known.update(zip(block.arguments, arguments, strict=True))
+        for operation in block.operations:
+            operation = operation.operation
+            name, operands = operation.name, [known.get(each) for each in operation.operands]
+            results = [None] * len(operation.results)
+            if name.endswith(".return"):
+                return operands
+            if name == "stablehlo.constant":
+                value = re.fullmatch(r"dense<(\d+)> : tensor<i\d+>", str(operation.attributes["value"]))
+                results = [value and int(value[1])]
+            elif name == "stablehlo.convert" and operands != [None]:
+                results = operands
+            elif name == "func.call":
+                callee = functions[ir.FlatSymbolRefAttr(operation.attributes["callee"]).value]
+                results = walk(callee.regions[0].blocks[0], operands)
+            elif name == "stablehlo.case" and operands[0] is not None:
+                results = walk(operation.regions[operands[0]].blocks[0], [])
+            else:
+                for region in operation.regions:
+                    for inner in region.blocks:
+                        walk(inner, [None] * len(inner.arguments))
+                if not all(re.fullmatch(r"tensor<(\d+x)?i\d+>", str(each.type)) for each in operation.results):
+                    found[name if operation.regions else re.sub(r"%[\w#:]+", "%", str(operation))] += 1
+            known.update(zip(operation.results, results, strict=True))
+        return []
+
+    main = functions["main"].regions[0].blocks[0]
+    index = [exported.platforms.index(platform)] if len(exported.platforms) > 1 else []
+    walk(main, index + [None] * (len(main.arguments) - len(index)))
+    return found
+
+
+def symbolic(kernel):
+    """x, w and g."""
+    batch, width = export.symbolic_shape("b, w")
+    shapes = (batch, width, 4), (kernel, 3, 4), (batch, 2 * width, 3)
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+
+def of_lowering(contraction, name, crops, platform, x, w, g):
+    """What a lowering does, from itself."""
+    geometry = Geometry(w.shape[:1], (2,), (1,), crops, groups=1, channels_last=True)
+    operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
+    lowering = LOWERINGS[contraction, name, PLATFORMS[platform]]
+    run = partial(lowering, geometry=geometry, precision=None, preferred_element_type=np.dtype(np.float32))
+    return operations(export.export(jax.jit(run), platforms=(platform,))(*operands), platform)
+
+
+FORCED = {"chosen": None, **{" ".join(names): names for names in (NAMES, NAMES[1:] + NAMES[:1], NAMES[::-1])}}
+
+
+@pytest.mark.parametrize("forced", FORCED)
+def test_each_platform_runs_its_own_lowering(forced, monkeypatch):
+    """Of the op, of an exported gradient, and of the one that vjp_order=1 adds: what explain() says for sizes of 1024."""
+    kernel = 5 + 2 * list(FORCED).index(forced)  # each its own, because jax.jit keeps what it has traced
+
+    def select(contraction, sizes, platform):  # so that platforms and contractions differ, whatever the policy is
+        return FORCED[forced][(CONTRACTIONS.index(contraction) + list(PLATFORMS.values()).index(platform)) % len(NAMES)]
+
+    if FORCED[forced]:
+        monkeypatch.setattr(trilinear, "select", select)
+
+    def run(x, w):
+        return jaxdeconv.conv1d_transpose(x, w, None, 2)
+
+    def gradients(x, w, g):
+        return jax.vjp(run, x, w)[1](g)
+
+    x, w, g = symbolic(kernel)
+    explanation = jaxdeconv.explain(run, jax.ShapeDtypeStruct((1024, 1024, 4), jnp.float32), w)
+    exported = export.export(jax.jit(run), platforms=tuple(PLATFORMS))(x, w)
+    exported_gradients = export.export(jax.jit(gradients), platforms=tuple(PLATFORMS))(x, w, g)
+    for platform, own in PLATFORMS.items():
+        t, c, f = (of_lowering(each, explanation.lowerings[each][own], explanation.crops, platform, x, w, g) for each in CONTRACTIONS)
+        assert operations(exported, platform) == t
+        for artifact in (exported_gradients, exported.vjp()):
+            assert operations(artifact, platform) in (c + f, t + c + f)  # y may be there, which nothing uses and XLA removes
+
+
+def test_lowerings_differ_in_what_they_run():
+    """Without which the test above would hold for any choice."""
+    found = {}
+    for contraction, name in product(CONTRACTIONS, NAMES):
+        counts = of_lowering(contraction, name, ((1, 2),), "tpu", *symbolic(5))
+        found[contraction, name] = Counter(re.search(r"stablehlo\.(\w+)", each)[1] for each in counts.elements())
+    for contraction in CONTRACTIONS:
+        convolutions, products = ([found[contraction, name][kind] for name in NAMES] for kind in ("convolution", "dot_general"))
+        assert convolutions == [1, 0, 1]
+        assert products == [0, 1, 0]
+        assert found[contraction, "dilated"] != found[contraction, "polyphase"]
 
 
 @pytest.mark.parametrize("length", [lambda width: 8, lambda width: 3 * width, lambda width: 2 * width + 1, lambda width: width])

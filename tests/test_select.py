@@ -15,7 +15,7 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _select as policy
 from jaxdeconv._geometry import Geometry, reach, runs
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Platform, _cpu_forms, polyphase
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, _cpu_forms, polyphase
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import LARGE, RATES, WORTH, largest_temporary, seconds, select
@@ -87,9 +87,37 @@ def test_the_same_for_equal_arguments_and_able():
         assert select(contraction, first, "cpu") == chosen
 
 
-@pytest.mark.parametrize("platform", [each for each in get_args(Platform) if each not in RATES])
-def test_platforms_without_rates_take_dilated(platform):
-    assert {select(contraction, sizes, platform) for sizes in EVERY for contraction in CONTRACTIONS} == {"dilated"}
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_where_devices_come_in_numbers_nothing_is_chosen_that_gathers(platform):
+    for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
+        chosen = select(contraction, sizes, platform)
+        assert chosen in ("dilated", "matmul")
+        if platform == "gpu" and contraction == "filter_grad" and sizes.geometry.groups > 1:
+            assert chosen == ("dilated" if UNABLE["matmul"](contraction, sizes) else "matmul")
+        assert UNABLE[chosen](contraction, sizes) is None
+
+
+def test_what_cudnn_has_no_call_for_is_a_product_on_gpu():
+    """Groups in T, dilations, a filter gradient whose input is within the filter, and crops that extend."""
+    usual = same(2, 64, (32, 16), 4, 2)
+    assert {select(contraction, usual, "gpu") for contraction in CONTRACTIONS} == {"dilated"}
+    assert select("transpose", same(2, 64, (32, 16), 4, 2, groups=4), "gpu") == "matmul"
+    assert select("input_grad", same(2, 64, (32, 16), 4, 2, groups=4), "gpu") == "dilated"
+    geometry = Geometry((4,), (2,), (3,), ((4, 4),), 1, channels_last=True)
+    dilated = usual._replace(geometry=geometry)
+    assert [select(contraction, dilated, "gpu") for contraction in CONTRACTIONS] == ["matmul", "dilated", "matmul"]
+    assert [select(contraction, LAYERS["iSTFT"][0], "gpu") for contraction in CONTRACTIONS] == ["dilated", "dilated", "matmul"]
+    extended = usual._replace(geometry=Geometry((4,), (2,), (1,), ((-1, 1),), 1, channels_last=True))
+    assert [select(contraction, extended, "gpu") for contraction in CONTRACTIONS] == ["matmul", "dilated", "matmul"]
+
+
+def test_layers_that_were_slow_on_tpu():
+    """By the estimates of its compiler: T of one output channel, and of small batches of many channels."""
+    for which in ("iSTFT", "HiFi-GAN"):
+        for sizes in LAYERS[which]:
+            if sizes.batch == 1 or which == "iSTFT":
+                assert select("transpose", sizes, "tpu") == "matmul"
+    assert select("transpose", same(16, 2048, (128, 64), 4, 2), "tpu") == "dilated"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +159,7 @@ def test_memory_is_taken_only_where_it_is_worth_it():
 @pytest.mark.parametrize("factor", [2.0**-20, 3.0, 1e6])
 def test_only_ratios_of_rates_matter(factor, monkeypatch):
     before = [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS]
-    ratios = {"narrow_product", "narrow_convolution", "fresh_from"}
+    ratios = {"narrow_product", "narrow_convolution", "fresh_from"}  # sizes and ratios
     scaled = CPU._replace(**{name: factor * rate for name, rate in CPU._asdict().items() if name not in ratios})
     monkeypatch.setattr(policy, "RATES", MappingProxyType({"cpu": scaled}))
     assert [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS] == before

@@ -1,4 +1,5 @@
-"""Writes the CPU records in ../benchmarks/, of `python -m benchmarks ... --json`, into the pages, and draws them into ../img/.
+"""Writes the records in ../benchmarks/, of `python -m benchmarks ... --json` on CPU and of `benchmarks.estimates`, into the pages, and
+draws them into ../img/.
 
 Run with `python docs/figures/benchmarks.py`; needs matplotlib. What stands between `<!-- FIGURES name -->` and `<!-- /FIGURES -->` in
 the README or a page is replaced by what FIGURES has of that name; where there is no such record, it stays. --check writes nothing and
@@ -17,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in which `benchmarks` is this file
 
+from benchmarks import estimates
 from benchmarks.compare import OURS, ratios
 from benchmarks.layers import LAYERS, QUICK
 from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS
@@ -53,6 +55,8 @@ TERMS = {
 
 def kind(record: Record) -> str:
     """Which option of `python -m benchmarks` wrote it."""
+    if "chip" in record["environment"]:
+        return "estimates"
     if "sweeps" in record:
         return "scaling"
     case = record["cases"][0]
@@ -212,6 +216,15 @@ def second_order(record: Record, source: str) -> str:
     return f"{second_order_report(record)}\n\n{environment(record, source)}"
 
 
+def estimated(record: Record, source: str) -> str:
+    found = record["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    where = f"compiled for {found['chip']}, {record['dtype']}, {found['date'][:10]}; {versions}"
+    report = estimates.report(record, QUICK)
+    count = len(record["cases"])
+    return f"A few layers; the means are of {count}.\n\n{report}\n\nRecorded in [{source}](benchmarks/{source}): {where}."
+
+
 FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
     "summary": ("comparison", summary),
     "below": ("comparison", below),
@@ -223,16 +236,17 @@ FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
     "scaling": ("scaling", scaling),
     "layouts": ("layouts", layouts),
     "second-order": ("second-order", second_order),
+    "tpu": ("estimates", estimated),
 }
 """By name: the kind of record, and the Markdown that is made of one."""
 
 
 def records() -> dict[str, tuple[Record, str]]:
-    """By kind, those recorded on CPU and their file's name."""
+    """By kind, those recorded on CPU or estimated, and their file's name."""
     found = {}
     for path in sorted((DOCS / "benchmarks").glob("*.json")):
         record = json.loads(path.read_text())
-        if record["environment"]["device"] == "cpu":
+        if record["environment"].get("device") == "cpu" or "chip" in record["environment"]:
             found[kind(record)] = record, path.name
     return found
 

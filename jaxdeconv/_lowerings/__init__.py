@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import _cpu_forms, _work_cpu, dilated, elementwise, matmul, polyphase
+from jaxdeconv._lowerings import _cpu_forms, _work_cpu, _work_gpu, _work_tpu, dilated, elementwise, matmul, polyphase
 from jaxdeconv._lowerings._groups import MOST_ON_CPU, per_group
 from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Platform, Sizes
 
-__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform"]
+__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform", "shards_well"]
 
 Lowering: TypeAlias = Callable[..., jax.Array]
 
@@ -63,12 +63,16 @@ def _on_cpu(contraction: Contraction) -> dict[Implementation, Lowering]:
     return forms
 
 
+def _on_tpu(contraction: Contraction) -> dict[Implementation, Lowering]:
+    return {"dilated": dilated.filter_grad_by_item} if contraction == "filter_grad" else {}
+
+
 def _table() -> dict[tuple[Contraction, Implementation, Platform], Lowering]:
     table: dict[tuple[Contraction, Implementation, Platform], Lowering] = {}
     for contraction in get_args(Contraction):
         general = _general(contraction)
         forms: dict[Platform, dict[Implementation, Lowering]]
-        forms = {"cpu": general | _on_cpu(contraction), "gpu": general, "tpu": general}
+        forms = {"cpu": general | _on_cpu(contraction), "gpu": general, "tpu": general | _on_tpu(contraction)}
         table |= {(contraction, name, platform): forms[platform][name] for platform in forms for name in general}
     return table
 
@@ -87,6 +91,18 @@ UNABLE: Mapping[Implementation, Callable[[Contraction, Sizes], str | None]] = Ma
 """Why a lowering cannot compute a contraction of these sizes, or None if it can."""
 
 WORK: Mapping[Platform, Mapping[Implementation, Amounts]] = MappingProxyType(
-    {"cpu": _work_cpu.WORK, "gpu": _work_cpu.WORK, "tpu": _work_cpu.WORK}
+    {"cpu": _work_cpu.WORK, "gpu": _work_gpu.WORK, "tpu": _work_tpu.WORK}
 )
 """How much a lowering does for a contraction of these sizes on a platform."""
+
+
+def shards_well(name: Implementation, contraction: Contraction, sizes: Sizes, platform: Platform) -> bool:
+    """Whether XLA's partitioner cuts it along any axis, gathers no activation, moves no more the more devices there are, and sums a
+    filter gradient of a sharded batch over its parts alone. docs/sharding.md has the evidence.
+
+    Counted in, on TPU, is "dilated" for filter gradients of groups, which gathers where the sequence is sharded, because "matmul"
+    would take up to ten times as long.
+    """
+    if name == "dilated" and contraction == "filter_grad" and sizes.geometry.groups > 1:
+        return platform == "tpu"
+    return name in ("dilated", "matmul")

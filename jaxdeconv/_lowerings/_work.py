@@ -88,6 +88,7 @@ class Work(NamedTuple):
     naive: float = 0  # of convolutions that XLA computes by one scalar loop
     moved: float = 0  # elements read or written in order
     rearranged: float = 0  # elements read or written out of order
+    steps: float = 0  # programs that are started one after the other, beyond the first
     temporary: float = 0  # elements held at a time that are neither operand nor result
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxdeconv._filters import regrouped
@@ -85,6 +86,19 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any)
         batch_group_count=geometry.groups,
         **keywords,
     )
+
+
+def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """F as the sum of those of the items of the batch, where it is depthwise.
+
+    Where the batch is sharded over one axis of a mesh and nothing over another, XLA's partitioner for TPU would sum a depthwise
+    convolution over the replicas as well.
+    """
+    depthwise = geometry.groups == x.shape[geometry.channel_axis] == g.shape[geometry.channel_axis]
+    if not depthwise or geometry.groups == 1 or (isinstance(x.shape[0], int) and x.shape[0] == 1) or "out_sharding" in keywords:
+        return filter_grad(x, g, geometry, **keywords)
+    keywords["preferred_element_type"] = jnp.promote_types(keywords["preferred_element_type"], jnp.float32)  # of what is summed
+    return jnp.sum(jax.vmap(lambda x, g: filter_grad(x[None], g[None], geometry, **keywords))(x, g), 0)
 
 
 def unable(contraction: str, sizes: Sizes) -> None:

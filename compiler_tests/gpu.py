@@ -1,0 +1,188 @@
+"""Programs compiled for GPUs that are not here, and what the compiled text says: calls of cuDNN, matrix products. Runs nothing.
+
+Needs the package jax[cuda13], and neither a driver nor a GPU. Which algorithm of cuDNN, or for a matrix product, is used is chosen by
+timing them on the GPU, so nothing here says how long anything takes.
+"""
+
+import functools
+import importlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+
+from benchmarks.compare import progress
+from benchmarks.layers import LAYERS, Layer
+from benchmarks.peers import lax_transposed, transposed, with_gradients
+from benchmarks.tables import table
+
+CARDS = ("h200", "a100")
+
+
+@functools.cache
+def _sharding(card: str) -> NamedSharding:
+    plugin = importlib.import_module("jax_plugins.xla_cuda13")
+    plugin._check_cuda_versions = lambda **_: None  # it asks the driver, and there is none
+    config = (Path(__file__).parent / "data" / f"{card}.txtpb").read_text()
+    topology = topologies.get_topology_desc(platform="cuda", topology_name=card, target_config=config, topology="1x1x1")
+    return NamedSharding(Mesh(np.array(topology.devices[:1]), ("d",)), jax.P())
+
+
+def compiled_text(card: str, function: Callable[..., Any], shapes: Sequence[tuple[int, ...]], dtype: str) -> str:
+    """The program that XLA makes for one such card of a function of arrays of these shapes."""
+    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=_sharding(card)) for shape in shapes]
+    text: str = jax.jit(function).lower(*arguments).compile(compiler_options={"xla_gpu_autotune_level": 0}).as_text()
+    return text
+
+
+class Instruction(NamedTuple):
+    """One line of a program."""
+
+    opcode: str
+    dtype: str  # of the result, the first of them if there are several
+    operands: tuple[str, ...]
+    line: str
+
+    def attribute(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.line)
+        return found[1] if found else None
+
+    def window(self, name: str) -> tuple[int, ...]:
+        """What the window says of each dimension; nothing where that is 1 in all."""
+        found = self.attribute(rf"window={{[^}}]*\b{name}=([\dx]+)")
+        return tuple(map(int, found.split("x"))) if found else ()
+
+
+class Program:
+    """A compiled text, by computation and name."""
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        for line in text.splitlines():
+            if start := re.match(r"(?:ENTRY )?%([\w.\-]+) \(.*\{$", line):
+                inside = self.computations[start[1]] = {}
+            elif found := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = \(?(\w+)\[.*? ([\w\-]+)\((.*?)\)", line):
+                inside[found[1]] = Instruction(found[3], found[2], tuple(re.findall(r"%([\w.\-]+)", found[4])), line)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Instruction], Instruction]]:
+        """Every instruction, with the computation it is in."""
+        for computation in self.computations.values():
+            for instruction in computation.values():
+                yield computation, instruction
+
+    def stuffed(self, computation: dict[str, Instruction], name: str) -> bool:
+        """Whether an array has been made, since the last product or call, by a pad that puts zeros between elements."""
+        instruction = computation[name]
+        fused = self.computations.get(instruction.attribute(r"calls=%([\w.\-]+)") or "", {}).values()
+        if any(each.opcode in ("custom-call", "convolution", "dot") for each in (instruction, *fused)):
+            return False
+        if any(each.opcode == "pad" and re.search(r"padding=\S*\d_-?\d+_[1-9]", each.line) for each in (instruction, *fused)):
+            return True
+        return any(self.stuffed(computation, operand) for operand in instruction.operands)
+
+
+class Product(NamedTuple):
+    """A convolution or a matrix product, which has no window."""
+
+    kind: str  # the name of cuDNN's function, or "matrix product"
+    dtypes: frozenset[str]  # of its operands
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    stuffed: bool  # with zeros between the elements of an operand
+
+
+def products(text: str) -> list[Product]:
+    """Every convolution and matrix product of a program."""
+    program, found = Program(text), []
+    for computation, each in program:
+        target = each.attribute(r'custom_call_target="(.*?)"') or ""
+        if each.opcode not in ("convolution", "dot") and not re.search("conv|gemm|cublas", target):
+            continue
+        operands = each.operands[:2]
+        dtypes = frozenset(computation[operand].dtype for operand in operands)
+        stuffed = "lhs_dilate=" in each.line or any(program.stuffed(computation, operand) for operand in operands)
+        if "conv" in each.opcode + target:
+            window = [each.window(name) for name in ("size", "stride", "rhs_dilate")]
+            found.append(Product(target.removeprefix("__cudnn$") or each.opcode, dtypes, *window, stuffed))
+        else:
+            found.append(Product("matrix product", dtypes, (), (), (), stuffed))
+    return found
+
+
+_DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+_CUDNN = ("convForward", "convBackwardInput", "convBackwardFilter", "convBiasActivationForward")
+
+
+def faults(text: str, layer: Layer, dtype: str) -> list[str]:
+    """A line for each convolution or product that is not one of a transposed convolution and its gradients, or not in this dtype.
+
+    Those of cuDNN have the window, strides and dilations of the layer. A convolution of stride 1 of phases has a smaller window.
+    """
+    found = []
+    for product in products(text):
+        if product.kind not in (*_CUDNN, "matrix product"):
+            found.append(f"{product.kind} is no call of cuDNN")
+        if any(size > k for size, k in zip(product.window, layer.kernel, strict=False)):
+            found.append(f"{product.kind} has a window of {product.window} for a filter of {layer.kernel}")
+        for name, own, expected in (("strides", product.strides, layer.strides), ("dilations", product.dilations, layer.dilations)):
+            if own not in ((), expected):
+                found.append(f"{product.kind} has {name} of {own} for those of {expected}")
+        if product.stuffed:
+            found.append(f"{product.kind} has a zero-stuffed operand")
+        if product.dtypes != {_DTYPES[dtype]}:
+            found.append(f"{product.kind} has operands of {sorted(product.dtypes)} for {dtype}")
+    return found
+
+
+SHOWN = (
+    "hifigan.up2.b16",
+    "istft.b1",
+    "dcgan.up2.b16",
+    "grouped.2d.b8",
+    "dla.up.b8",
+    "dilated.2d.s2d3.b2",
+    "vnet.up3.b2",
+    "jax31662.b1",
+)
+
+
+def _described(found: Sequence[Product]) -> str:
+    """As "convForward 4x4", for a table."""
+    names = [f"{each.kind} {'x'.join(map(str, each.window))}{' stuffed' * each.stuffed}".strip() for each in found]
+    return ", ".join(f"{count} {name}" if count > 1 else name for name, count in sorted(Counter(names).items())) or "loops"
+
+
+def main() -> None:
+    """Prints the tables of docs/gpu.md: what the layers become on the first card, by jaxdeconv and by lax with JAX's autodiff."""
+    counts, shown = Counter[tuple[str, str, str]](), []
+    for index, layer in enumerate(LAYERS):
+        lax_filter = (*layer.kernel, layer.in_channels // layer.groups, layer.out_channels)
+        row = [layer.name]
+        for name, function, w_shape in (("jaxdeconv", transposed(layer), layer.w_shape), ("lax", lax_transposed(layer), lax_filter)):
+            for mode, timed, shapes in (
+                ("forward", function, (layer.x_shape, w_shape)),
+                ("train", with_gradients(function), (layer.x_shape, w_shape, layer.y_shape)),
+            ):
+                for dtype in _DTYPES:
+                    text = compiled_text(CARDS[0], timed, shapes, dtype)
+                    counts[name, mode, dtype] += bool(faults(text, layer, dtype))
+            row.append(_described(products(text)))
+        if layer.name in SHOWN:
+            shown.append(row)
+        progress(index, len(LAYERS), layer.name)
+    columns = [(mode, dtype) for mode in ("forward", "train") for dtype in _DTYPES]
+    rows = [[name, *(f"{counts[name, *column]} of {len(LAYERS)}" for column in columns)] for name in ("jaxdeconv", "lax")]
+    print(table(["layers with a fault", *(" ".join(column) for column in columns)], rows), end="\n\n")
+    print(table(["train bfloat16", "jaxdeconv", "lax"], shown))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    main()
