@@ -114,13 +114,13 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 def collectives(compiled: Any) -> list[Collective]:
     """Every transfer between chips, wherever in the program, and of those that XLA combined each of the arrays."""
-    found, channels = [], set()
+    found, chains = [], set()
     for line in compiled.as_text().splitlines():
         if match := _COLLECTIVE.search(line):
-            channel = re.search(r"channel_id=(\d+)", line)
-            if channel and channel[1] in channels:
+            chain = re.search(r'channel_id=\d+.*chain_id="\d+"', line)
+            if chain and chain[0] in chains:
                 continue  # a transfer that is under way beside other work stands in each of the fusions that it is spread over
-            channels.update(channel.groups() if channel else ())
+            chains.update([chain[0]] if chain else [])
             arrays = [(dtype, tuple(_numbers(sizes))) for dtype, sizes in _ARRAY.findall(match[1])]
             if match[3] and match[2] != "all-reduce":  # what it takes, what it gives, and the scalars of its state
                 arrays = [each for each in arrays if each != ("u32", ())]
@@ -134,7 +134,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _groups(line: str) -> frozenset[frozenset[int]]:
-    """As {{0,1},{2,3}}, as the axes of a mesh that are summed over, or as [2,2]<=[2,2]T(1,0): rows of what numbers are reshaped to."""
+    """Written as {{0,1},{2,3}}, as the axes of a mesh along which a group lies, or as rows of numbers that are reshaped."""
     if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line):
         rows = [_numbers(each) for each in re.findall(r"\{([\d,]*)\}", listed[1])]
     elif named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):

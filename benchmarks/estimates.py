@@ -90,7 +90,7 @@ def regret(cycles: Mapping[str, int]) -> float:
 
 
 def report(record: Mapping[str, Any], shown: Sequence[str] | None = None) -> str:
-    """The table of all layers or those shown, what the choices cost against the best ones, and how many times the cycles lax takes."""
+    """The table of all layers or those shown, what the choices cost against the best ones, and how much more lax takes."""
     columns = [(mode, by) for mode in ("forward", "train") for by in ("chosen", *CANDIDATES, "lax")]
     rows = [
         [case["layer"], "".join(name[0] for name in case["chosen"].values())]

@@ -1,7 +1,8 @@
 """What chips send each other when a layer is sharded, from programs compiled for 4 and for 256 TPU chips; nothing runs.
 
 A chip may send halos where the sequence is cut, as many samples as the filter reaches over its edge, and one all-reduce of each
-result that is a sum over what is cut. Nothing is gathered, and none of this depends on the number of chips.
+result that is a sum over what is cut. Nothing is gathered, and none of this depends on the number of chips. The exceptions, filter
+gradients of groups, have a test of their own.
 """
 
 import functools
@@ -12,24 +13,34 @@ import pytest
 pytest.importorskip("libtpu", reason="compiles for TPUs")
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
 
-from benchmarks.compiled import collectives
+from benchmarks.compiled import collectives, compile_for, devices
 from benchmarks.peers import transposed
-from benchmarks.sharded import LAYERS, by_hand, chosen, halos, place, sent, ways
-from jaxdeconv._geometry import runs
+from benchmarks.sharded import LAYERS, TOPOLOGIES, by_hand, chosen, halos, place, sent, ways
+from jaxdeconv._geometry import Geometry, runs
+from jaxdeconv._lowerings import dilated
 
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
-CASES = [
-    (name, way)
-    for name, layer in LAYERS.items()
-    for way in ways(layer)
-    if way != "batch x sequence" or name in ("HiFi-GAN 16/8", "HiFi-GAN 4/2, one item", "U-Net 2/2, 2-D")
-]
+GROUPS, DEPTHWISE = "4 groups 4/2", "DLA 4/2, 2-D depthwise"
+WAYS = {
+    "HiFi-GAN 4/2": ("batch", "sequence", "in channels", "out channels"),
+    "HiFi-GAN 4/2, one item": ("batch x sequence",),
+    "U-Net 2/2, 2-D": ("sequence", "in channels", "batch x sequence"),
+    "DCGAN 4/2, 2-D": ("sequence",),
+    "iSTFT 1024/256": ("sequence",),
+    GROUPS: ("batch", "channels"),
+    DEPTHWISE: ("batch", "sequence", "batch x sequence"),
+}
+"""What is left out adds nothing, or gathers and is in test_what_gathers."""
+CASES = [(name, way) for name in WAYS for way in WAYS[name]]
 PODS = [
-    (name, way)
-    for name, way in CASES
-    if name in ("HiFi-GAN 4/2, one item", "DLA 4/2, 2-D depthwise")
-    or (name, way) in {("4 groups 4/2", "sequence"), ("iSTFT 1024/256", "sequence")}
+    *(("HiFi-GAN 4/2, one item", way) for way in ways(LAYERS["HiFi-GAN 4/2, one item"])),
+    (DEPTHWISE, "batch"),
+    (DEPTHWISE, "sequence"),
+    ("iSTFT 1024/256", "sequence"),
 ]
 
 
@@ -70,8 +81,10 @@ def check(found, name, way, chips, mode, exact=False, dtype="bfloat16"):
     elif "channels" in parts:
         assert reduced == [], found
     else:  # the filter's gradient is the sum, over either of the mesh axes in turn, or over both at once
-        assert set(reduced) == ({math.prod(layer.w_shape)} if mode == "train" else set()), found
-        assert len(reduced) <= len(parts), found
+        each_item = own.batch if own.groups == own.in_channels and "sequence" in parts else 1  # of a depthwise one, before their sum
+        sums = [each_item * math.prod(layer.w_shape), math.prod(layer.w_shape)][: len(parts)]
+        assert reduced in ([], sums[:1], sums, sums[::-1]), found
+        assert bool(reduced) == (mode == "train"), found
 
     forward, backward = halo_bytes(own, ITEMSIZE[dtype])
     if "sequence" not in parts or not sum(halos(own)[1]):
@@ -95,8 +108,10 @@ def test_a_pod(name, way):
     check(transfers(name, way, 256, "train"), name, way, 256, "train")
 
 
-@pytest.mark.parametrize("mode", ["forward", "train"])
-@pytest.mark.parametrize("way", ways(LAYERS["HiFi-GAN 16/8"]))
+@pytest.mark.parametrize(
+    ("way", "mode"),
+    [*((way, "train") for way in ways(LAYERS["HiFi-GAN 16/8"])), ("sequence", "forward"), ("in channels", "forward")],
+)
 def test_one_convolution(way, mode):
     """The halos are exactly the samples that are needed, and a chip of 256 sends what one of 4 does."""
     name = "HiFi-GAN 16/8"
@@ -106,15 +121,15 @@ def test_one_convolution(way, mode):
     assert sent(few) == sent(many)
 
 
-@pytest.mark.parametrize("way", ["batch", "sequence", "in channels", "out channels"])
+@pytest.mark.parametrize("way", ["sequence", "in channels"])
 def test_float32(way):
     name = "HiFi-GAN 4/2"
     check(transfers(name, way, 4, "train", dtype="float32"), name, way, 4, "train", dtype="float32")
 
 
-@pytest.mark.parametrize("chips", [4, 256])
-@pytest.mark.parametrize("way", ["sequence", "batch x sequence"])
-@pytest.mark.parametrize("name", ["HiFi-GAN 16/8", "4 groups 4/2"])
+@pytest.mark.parametrize(
+    ("name", "way", "chips"), [("HiFi-GAN 16/8", "sequence", 4), ("HiFi-GAN 16/8", "batch x sequence", 256), (GROUPS, "sequence", 4)]
+)
 def test_halos_by_hand(name, way, chips):
     """In jax.shard_map, the inputs that cross go one way, their gradients the other, and the filter's gradient is one all-reduce."""
     placed = place(LAYERS[name], way, chips)
@@ -125,11 +140,78 @@ def test_halos_by_hand(name, way, chips):
     assert [math.prod(each.shape) for each in found if each.kind == "all-reduce"] == [math.prod(placed.layer.w_shape)]
 
 
-@pytest.mark.xfail(strict=True, reason="XLA's partitioner gathers a grouped convolution's operands; docs/sharding.md")
-def test_one_convolution_of_groups():
-    """The filter gradient of "dilated", with groups and the sequence cut."""
-    name = "4 groups 4/2"
-    check(transfers(name, "sequence", 4, "train", "dilated"), name, "sequence", 4, "train")
+@pytest.mark.parametrize(("name", "way"), [(GROUPS, "sequence"), (GROUPS, "batch x sequence"), (DEPTHWISE, "channels")])
+def test_what_gathers(name, way):
+    """XLA gathers the operands of these filter gradients by "dilated", which a TPU gets for its speed, and none by "matmul"."""
+    placed = place(LAYERS[name], way, 4)
+    assert chosen(placed.layer, "bfloat16")[-1] == "dilated"
+    found = transfers(name, way, 4, "train")
+    gathered = [math.prod(each.shape) for each in found if each.kind == "all-gather"]
+    parts = placed.over.shape.get("batch", 1)
+    assert sorted(gathered) == sorted(math.prod(shape) // parts for shape in (placed.layer.x_shape, placed.layer.y_shape))
+    with pytest.raises(AssertionError):
+        check(found, name, way, 4, "train")
+    check(transfers(name, way, 4, "forward"), name, way, 4, "forward")
+    check(transfers(name, way, 4, "train", "matmul"), name, way, 4, "train")
+
+
+def chosen_gradient(layer):
+    op = transposed(layer)
+    return lambda x, w, g: jax.vjp(lambda w: op(x, w), w)[1](g)[0]
+
+
+def gradient_by_matmul(layer):
+    op = transposed(layer, implementation="matmul")
+    return lambda x, w, g: jax.vjp(lambda w: op(x, w), w)[1](g)[0]
+
+
+def gradient_by_one_convolution(layer):
+    geometry = Geometry(layer.kernel, layer.strides, layer.dilations, layer.padding, layer.groups, channels_last=True)
+    return lambda x, w, g: dilated.filter_grad(x, g, geometry, preferred_element_type=jnp.float32)
+
+
+def summed_over(function, layer, spec):
+    """The chips that sum a filter gradient together, of 2 x 2 with x and g sharded over "data" and nothing over "model"."""
+    over = Mesh(np.array(devices(TOPOLOGIES[4])).reshape(2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    shapes = [layer.x_shape, layer.w_shape, layer.y_shape]
+    found = collectives(compile_for(over, function(layer), shapes, "bfloat16", [spec, jax.P(), spec], jax.P()))
+    (reduced,) = [each for each in found if each.kind == "all-reduce"]
+    return {frozenset(group) for group in reduced.groups}
+
+
+DATA, ALL = {frozenset({0, 2}), frozenset({1, 3})}, {frozenset({0, 1, 2, 3})}
+
+
+@pytest.mark.parametrize(
+    ("name", "way", "function", "chips"),
+    [
+        ("HiFi-GAN 4/2", "batch", chosen_gradient, DATA),
+        (GROUPS, "batch", chosen_gradient, DATA),
+        (DEPTHWISE, "batch", chosen_gradient, DATA),
+        (DEPTHWISE, "batch", gradient_by_one_convolution, ALL),
+        ("HiFi-GAN 4/2", "sequence", chosen_gradient, ALL),
+        (DEPTHWISE, "sequence", chosen_gradient, ALL),
+        ("HiFi-GAN 4/2", "sequence", gradient_by_matmul, DATA),
+    ],
+)
+def test_beside_an_idle_axis(name, way, function, chips):
+    """Over all chips the sum is wrong: it counts what is replicated along the idle axis. docs/sharding.md says where XLA takes it."""
+    spec = jax.P("data") if way == "batch" else jax.P(None, "data")
+    assert summed_over(function, LAYERS[name], spec) == chips
+
+
+def test_combined_transfers():
+    """Every array of a transfer counts."""
+    placed = place(LAYERS["HiFi-GAN 4/2"], "batch", 4)
+    layer = placed.layer
+
+    def gradients(x, w, g):
+        return chosen_gradient(layer)(x, w, g), jnp.sum(g, (0, 1))
+
+    shapes, specs = [layer.x_shape, layer.w_shape, layer.y_shape], [placed.x, placed.w, placed.y]
+    compiled = compile_for(placed.over, gradients, shapes, "bfloat16", specs, (jax.P(), jax.P()))
+    assert compiled.as_text().count(" all-reduce(") == 1
+    assert [each.shape for each in collectives(compiled)] == [layer.w_shape, (layer.out_channels,)]
 
 
 def test_the_check_condemns_a_gather():

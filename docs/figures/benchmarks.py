@@ -1,5 +1,5 @@
-"""Writes the records in ../benchmarks/, of `python -m benchmarks ... --json` on CPU and of `benchmarks.estimates`, into the pages, and
-draws them into ../img/.
+"""Writes the records in ../benchmarks/, of `python -m benchmarks ... --json` on CPU and of `benchmarks.estimates`, into the pages,
+and draws them into ../img/.
 
 Run with `python docs/figures/benchmarks.py`; needs matplotlib. What stands between `<!-- FIGURES name -->` and `<!-- /FIGURES -->` in
 the README or a page is replaced by what FIGURES has of that name; where there is no such record, it stays. --check writes nothing and
@@ -246,7 +246,8 @@ def records() -> dict[str, tuple[Record, str]]:
     found = {}
     for path in sorted((DOCS / "benchmarks").glob("*.json")):
         record = json.loads(path.read_text())
-        if record["environment"].get("device") == "cpu" or "chip" in record["environment"]:
+        made = record.get("environment", {})
+        if made.get("device") == "cpu" or "chip" in made:
             found[kind(record)] = record, path.name
     return found
 

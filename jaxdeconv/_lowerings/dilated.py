@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxdeconv._filters import regrouped
@@ -97,7 +98,8 @@ def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywor
     depthwise = geometry.groups == x.shape[geometry.channel_axis] == g.shape[geometry.channel_axis]
     if not depthwise or geometry.groups == 1 or (isinstance(x.shape[0], int) and x.shape[0] == 1) or "out_sharding" in keywords:
         return filter_grad(x, g, geometry, **keywords)
-    keywords["preferred_element_type"] = jnp.promote_types(keywords["preferred_element_type"], jnp.float32)  # of what is summed
+    if keywords["preferred_element_type"] in (jnp.float16, jnp.bfloat16):
+        keywords["preferred_element_type"] = np.dtype(np.float32)  # for these are summed
     return jnp.sum(jax.vmap(lambda x, g: filter_grad(x[None], g[None], geometry, **keywords))(x, g), 0)
 
 
