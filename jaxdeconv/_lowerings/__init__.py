@@ -100,8 +100,8 @@ def shards_well(name: Implementation, contraction: Contraction, sizes: Sizes, pl
     """Whether XLA's partitioner cuts it along any axis, gathers no activation, moves no more the more devices there are, and sums a
     filter gradient of a sharded batch over its parts alone. docs/sharding.md has the evidence.
 
-    Counted in, on TPU, is "dilated" for filter gradients of groups, which gathers where the sequence is sharded, because "matmul"
-    would take up to ten times as long.
+    Counted in, on TPU, is "dilated" for filter gradients of groups, which gathers where the sequence is sharded, or the channels of
+    depthwise ones, because "matmul" would take up to ten times as many cycles.
     """
     if name == "dilated" and contraction == "filter_grad" and sizes.geometry.groups > 1:
         return platform == "tpu"
