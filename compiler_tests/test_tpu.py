@@ -14,7 +14,7 @@ from benchmarks.tables import geometric_mean
 
 BY_NAME = {layer.name: layer for layer in LAYERS}
 SUITE = (
-    *("hifigan.up1.b1", "hifigan.up2.b16", "hifigan.up3.b16", "encodec.up1.b8", "dac.up1.b1", "wavegan.up3.b16"),
+    *("hifigan.up1.b1", "hifigan.up2.b16", "dac.up1.b1", "wavegan.up3.b16"),
     *("convtasnet.decoder.b1", "istft.b1"),
     *("dcgan.up2.b1", "dcgan.up4.b16", "unet.up1.b1", "cyclegan.up1.b1"),
     *("vnet.up3.b1", "unet3d.k3.b1", "jax31662.b1"),

@@ -163,6 +163,8 @@ def _contract(
     run = _per_platform(contraction, choices, keywords, lhs.dtype, dtype)
     convolved = [platform for platform, name in choices.items() if name in ("dilated", "polyphase")]
     separable = not (explicit or options.forward_mode or options.implementation)
+    if jax.__version_info__ < (0, 10) and "cpu" not in convolved:  # JAX could not transpose the loops of the forms for CPU in it
+        separable = False
     if separable and convolved and UNABLE["matmul"](contraction, sizes) is None:
         products = choices | dict.fromkeys(convolved, "matmul")
         run = _apart(run, _per_platform(contraction, products, keywords, lhs.dtype, dtype))

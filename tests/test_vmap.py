@@ -285,7 +285,7 @@ def test_no_convolution_of_a_group_for_each_element(layer):
     assert {"dilated", "polyphase"} & set(chosen_on_cpu(layer).values())
     shapes = [(3, *shape) for shape in layer[:3]]
     vmapped = jax.vmap(gradients(op_of(layer)))
-    for platform in ("cpu", "cuda", "tpu"):
+    for platform in ("cpu", "cuda", "tpu") if jax.__version_info__ >= (0, 10) else ("cpu",):
         assert group_counts(vmapped, *shapes, platform=platform) <= {1}
     alone = gradients(op_of(layer))
     assert group_counts(alone, *layer[:3]) == {1}  # by convolutions, then
