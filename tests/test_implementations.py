@@ -92,8 +92,11 @@ def test_what_each_can(name):
             assert able == (depthwise or name != "elementwise"), (name, contraction, layer)
 
 
-@pytest.mark.parametrize(("name", "platform"), DISTINCT)
-@pytest.mark.parametrize("which", SETS)
+# Of the forms for TPU, which are simpler, some sets have everything that matters.
+CHECKED = [(which, *form) for form in DISTINCT for which in SETS if form[1] != "tpu" or which in ("2-D", "depthwise", "corners")]
+
+
+@pytest.mark.parametrize(("which", "name", "platform"), CHECKED)
 def test_each_is_the_oracle(which, name, platform):
     """The forms for other platforms too: any platform can run them."""
     able = [layer for layer in SETS[which] if UNABLE[name]("transpose", sizes_of(layer)) is None]
