@@ -9,6 +9,7 @@ import argparse
 import datetime
 import fnmatch
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +125,8 @@ def main() -> int:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("libtpu") is None:
+        parser.error('needs libtpu: python -m pip install ".[tpu]"')
     jax.config.update("jax_platforms", "cpu")
     globs = arguments.cases or ["*"]
     layers = [layer for layer in LAYERS if any(fnmatch.fnmatchcase(layer.name, glob) for glob in globs)]

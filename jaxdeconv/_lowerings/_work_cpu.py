@@ -9,8 +9,7 @@ from types import MappingProxyType
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._cpu_forms import pieces_of
 from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Sizes, Work, one_group
-from jaxdeconv._lowerings.elementwise import placed_taps
-from jaxdeconv._lowerings.polyphase import coarse, extended, offsets
+from jaxdeconv._lowerings.polyphase import coarse, extended, offsets, placed_taps
 
 SLOWER = (1, 1.35, 4)  # times a matrix product, that XLA's strided convolutions of 1, 2 and more dimensions take on CPU
 VECTOR = 16  # float32 lanes: a convolution to fewer channels computes as many

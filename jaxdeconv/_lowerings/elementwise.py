@@ -23,14 +23,9 @@ from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import matmul
 from jaxdeconv._lowerings._blocks import padded
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._lowerings.polyphase import coarse, coarse_filter, extended, without_extension
+from jaxdeconv._lowerings.polyphase import coarse, coarse_filter, extended, placed_taps, without_extension
 
 MOST_TAPS = 256
-
-
-def placed_taps(geometry: Geometry) -> int:
-    """Taps of the coarse filter, the empty ones included."""
-    return math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
 
 
 def unable(contraction: str, sizes: Sizes) -> str | None:

@@ -52,6 +52,11 @@ def coarse(geometry: Geometry) -> Geometry:
     return Geometry(tuple(kernel), ones, ones, tuple(crops), groups=1, channels_last=True)
 
 
+def placed_taps(geometry: Geometry) -> int:
+    """Taps of the coarse filter, the empty ones included."""
+    return math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
+
+
 def _starts(geometry: Geometry) -> tuple[int, ...]:
     """Per dimension, where tap 0 goes in [coarse kernel * stride]; the others follow at the dilation."""
     rows = zip(extended(geometry).crops, geometry.strides, strict=True)
@@ -107,7 +112,7 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
     """Why it cannot compute this; None if it can."""
     del contraction
     geometry = sizes.geometry
-    taps = math.prod(coarse(geometry).kernel) * math.prod(geometry.strides)
+    taps = placed_taps(geometry)
     if taps > MOST_FILL * max(sizes.taps, math.prod(geometry.strides)):
         return f"would make of {sizes.taps} taps a filter of {taps}"
     return too_sparse(sizes._replace(geometry=extended(geometry)))
