@@ -1,9 +1,10 @@
 """Transposed convolutions for JAX, exact and fast.
 
 The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`, `jaxdeconv.lax` and `jaxdeconv.keras` are the others.
+`jaxdeconv.streaming` computes chunk by chunk. Layers are imported by name: `jaxdeconv.nnx`, `.linen`, `.eqx` and `.haiku`.
 """
 
-from jaxdeconv import keras, lax, onnx, tf, torch
+from jaxdeconv import keras, lax, onnx, streaming, tf, torch
 from jaxdeconv._convert import convert_filters
 from jaxdeconv._explain import Explanation, explain
 from jaxdeconv._filters import FilterLayout
@@ -25,6 +26,7 @@ __all__ = [
     "keras",
     "lax",
     "onnx",
+    "streaming",
     "tf",
     "torch",
 ]

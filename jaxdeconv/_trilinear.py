@@ -45,7 +45,7 @@ class Options(NamedTuple):
     forward_mode: bool = False
 
 
-def _accumulated(dtype: Any) -> np.dtype[Any]:
+def accumulated(dtype: Any) -> np.dtype[Any]:
     """The dtype that sums of products of this dtype are formed in."""
     wide: np.dtype[Any] = np.dtype(jnp.float32 if dtype in (jnp.float16, jnp.bfloat16) else dtype)
     return wide
@@ -149,7 +149,7 @@ def _contract(
     """Runs the selected lowering, with operands of one dtype and a wide accumulator; shapes are those of x, w and the result."""
     if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shapes[-1])):
         return jnp.zeros(shapes[-1], dtype)
-    accumulator = max((_accumulated(each) for each in (lhs.dtype, rhs.dtype, dtype)), key=lambda each: each.itemsize)
+    accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, dtype)), key=lambda each: each.itemsize)
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
     # differentiate a convolution that accumulates in another dtype than that of its operands.
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
@@ -229,6 +229,17 @@ def _same_varying_axes(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array
     return vary(x), vary(w)
 
 
+def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Array:
+    """y + bias, in the dtype of y."""
+    if bias is None:
+        return y
+    shape = [1] * y.ndim
+    shape[geometry.channel_axis] = bias.size
+    # In the accumulator's dtype, because the bias's gradient, a sum over batch and space, is formed in that of the addition.
+    wide = accumulated(y.dtype)
+    return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(y.dtype)
+
+
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
     with jax.named_scope(options.name):
@@ -237,13 +248,7 @@ def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry,
             y = transpose(x, w, geometry, options)
         else:
             y = _transpose_vjp(*_same_varying_axes(x, w), geometry, options)
-        if bias is None:
-            return y
-        shape = [1] * y.ndim
-        shape[geometry.channel_axis] = bias.size
-        # In the accumulator's dtype, because the bias's gradient, a sum over batch and space, is formed in that of the addition.
-        wide = _accumulated(y.dtype)
-        return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(y.dtype)
+        return biased(y, bias, geometry)
 
 
 class Call(NamedTuple):
