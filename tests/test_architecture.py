@@ -13,7 +13,7 @@ import jaxdeconv
 PACKAGE = Path(jaxdeconv.__file__).parent
 # Reading order: each module may import those after it. Front-ends come first and do not import each other.
 ORDER = ["_canonicalize", "_trilinear", "_select", "_lowerings", "_filters", "_geometry"]
-FRONT_ENDS = ["tf", "torch", "onnx", "lax", "keras", "_convert", "_explain"]
+FRONT_ENDS = ["tf", "torch", "onnx", "lax", "keras", "_convert", "_explain", "streaming"]
 OPTIONAL = {"tensorflow", "torch", "onnx", "onnxruntime", "keras", "flax", "equinox", "haiku", "matplotlib", "scipy"}
 
 
