@@ -1,9 +1,15 @@
-"""The grid of 1-D cases that tests share, and operands for them. Depends on numpy and the oracle only."""
+"""The grid of 1-D cases that tests share, operands for them, and which of many to leave to CI. Depends on the oracle only."""
 
 from typing import NamedTuple
 
 import numpy as np
 import oracle
+import pytest
+
+
+def sampled(count, every):
+    """Indices for parametrize, of which one in `every` runs by default, and all with `-m ""`."""
+    return [pytest.param(index, marks=[pytest.mark.thorough] * (index % every > 0)) for index in range(count)]
 
 
 class Case(NamedTuple):

@@ -77,6 +77,7 @@ def finish(process):
     return out
 
 
+@pytest.mark.thorough
 def test_two_processes(expected):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
