@@ -251,7 +251,7 @@ def _padded(a: jax.Array, axis: int, low: int, high: int) -> jax.Array:
     """Along the width, with zeros; negative widths crop."""
     widths = [(0, 0, 0)] * a.ndim
     widths[axis] = (low, high, 0)
-    return lax.pad(a, jnp.zeros((), a.dtype), widths)
+    return lax.pad(a, jnp.zeros((), a.dtype), widths) if low or high else a
 
 
 @jax.jit
@@ -263,7 +263,10 @@ def _step(state: State, x: jax.Array, w: jax.Array, bias: jax.Array | None) -> t
     # Of W inputs, W*s samples and the overlap, in the accumulator's dtype so that the output is rounded once, as the whole op's is.
     own = dataclasses.replace(geometry, crops=((0, min(overlap, 0)),))
     reached = _conv_transpose(x, w, own, state.options._replace(dtype=state.pending.dtype))
-    sums = _padded(state.pending, axis, 0, ready) + _padded(reached, axis, _held(geometry), 0)
+    reached = _padded(reached, axis, _held(geometry), 0)
+    # Joined, because XLA on CPU does not fuse a pending that is padded with zeros into the sum.
+    first, rest = jnp.split(reached, [state.pending.shape[axis]], axis)
+    sums = lax.concatenate([first + state.pending, rest], axis)
 
     dropped = min(state.skip, ready) if state.skip else 0  # negative: zeros that come first
     y = _padded(lax.slice_in_dim(sums, 0, ready, axis=axis), axis, -dropped, 0)
