@@ -134,7 +134,7 @@ def conv_transpose(
     if not all(isinstance(size, int) and size > 0 for size in kernel):
         rule = "rhs must have a static, positive kernel size"
         raise error(ValueError, function, rule, "rhs.shape", w.shape, "only its channels may be 0")
-    pads = _pads(function, padding, list(map(effective_kernel, kernel, dilations)), strides, use_consistent_padding)
+    pads = pads_of(function, padding, list(map(effective_kernel, kernel, dilations)), strides, use_consistent_padding)
     crops = tuple(
         _crops(function, padding, x.shape[axis], k, s, d, *pad)
         for axis, k, s, d, pad in zip(numbers.lhs_spec[2:], kernel, strides, dilations, pads, strict=True)
@@ -208,7 +208,7 @@ _FORWARD: dict[str, Callable[[int], tuple[int, int]]] = {
 }
 
 
-def _pads(function: str, padding: Any, effective: list[int], strides: tuple[int, ...], consistent: bool) -> list[tuple[int, int]]:
+def pads_of(function: str, padding: Any, effective: list[int], strides: tuple[int, ...], consistent: bool) -> list[tuple[int, int]]:
     """(lo, hi) of each dimension, what the input is padded with once it is spread by its stride."""
     n = len(effective)
     if isinstance(padding, str) and padding not in ("SAME", "VALID"):

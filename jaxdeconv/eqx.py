@@ -1,0 +1,89 @@
+"""`equinox.nn.ConvTranspose` and its 1d, 2d and 3d on this package's transposed convolution: the same fields, leaves and numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdeconv import lax
+from jaxdeconv._canonicalize import error
+from jaxdeconv._geometry import effective_kernel
+
+try:
+    import equinox
+except ImportError as cause:
+    raise ImportError('jaxdeconv.eqx needs equinox; install this package with its extra "layers"') from cause
+
+
+class ConvTranspose(equinox.nn.ConvTranspose):
+    """Transposed convolution as an Equinox layer, instead of `equinox.nn.ConvTranspose`.
+
+    Constructor, fields, leaves and initial values are those of `equinox.nn.ConvTranspose`, groups, output_padding and
+    `padding_mode="CIRCULAR"` included, so that what `equinox.tree_serialise_leaves` wrote of it loads here, and gives the same
+    numbers faster. Per dimension, with the padding (p, q) of the convolution that it is the transpose of, and output_padding a,
+
+        y = full[p : full - q + a]        L = (W-1)*s + ke - p - q + a
+
+    Raises:
+        ValueError: on a call, a shape that does not fit.
+        TypeError: an input of another dtype than the weight.
+
+    Gradients:
+        As those of `jaxdeconv.lax.conv_transpose`.
+
+    References:
+        `equinox.nn.ConvTranspose`, Equinox 0.13.
+
+    Example:
+        >>> import jax
+        >>> from jaxdeconv.eqx import ConvTranspose1d
+        >>> layer = ConvTranspose1d(512, 256, kernel_size=16, stride=8, padding=4, key=jax.random.key(0))
+        >>> layer(jax.numpy.ones((512, 80))).shape
+        (256, 640)
+    """
+
+    def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
+        """`[I, *W]` -> `[O, *L]`; `jax.vmap` adds a batch. key is not used."""
+        del key
+        n, function = self.num_spatial_dims, "ConvTranspose"
+        if x.ndim != n + 1:
+            rule = f"x must have rank {n + 1}, channels and {n} spatial dimensions"
+            raise error(ValueError, function, rule, "x.shape", x.shape, "map over a batch with jax.vmap")
+        pads = self._lax_pads()
+        if self.padding_mode == "CIRCULAR":
+            # Whole input samples of padding come from the other end; only less than a stride of it is zeros.
+            x = jnp.pad(x, [(0, 0), *((lo // s, hi // s) for (lo, hi), s in zip(pads, self.stride, strict=True))], mode="wrap")
+            pads = [(lo % s, hi % s) for (lo, hi), s in zip(pads, self.stride, strict=True)]
+        channels_first = tuple(range(n + 2))
+        numbers = jax.lax.ConvDimensionNumbers(channels_first, channels_first, channels_first)
+        y = lax.conv_transpose(x[None], self.weight, self.stride, pads, self.dilation, numbers, feature_group_count=self.groups)[0]
+        return y if self.bias is None else y + self.bias
+
+    def _lax_pads(self) -> list[tuple[int, int]]:
+        """(lo, hi) of each dimension, what the input is padded with once it is spread by its stride."""
+        pads = []
+        for index, (k, s, d, a) in enumerate(zip(self.kernel_size, self.stride, self.dilation, self.output_padding, strict=True)):
+            ke = effective_kernel(k, d)
+            if self.padding in ("SAME", "SAME_LOWER"):
+                cropped = ke - s + a  # the output has W*s - a samples
+                p = (max(cropped, 0) + (self.padding == "SAME_LOWER")) // 2
+                q = cropped - p
+            else:
+                p, q = (0, 0) if self.padding == "VALID" else self.padding[index]
+                q -= a
+            pads.append((ke - 1 - p, ke - 1 - q))
+        return pads
+
+
+class ConvTranspose1d(ConvTranspose, equinox.nn.ConvTranspose1d):
+    """`ConvTranspose` of one dimension, instead of `equinox.nn.ConvTranspose1d`."""
+
+
+class ConvTranspose2d(ConvTranspose, equinox.nn.ConvTranspose2d):
+    """`ConvTranspose` of two dimensions, instead of `equinox.nn.ConvTranspose2d`."""
+
+
+class ConvTranspose3d(ConvTranspose, equinox.nn.ConvTranspose3d):
+    """`ConvTranspose` of three dimensions, instead of `equinox.nn.ConvTranspose3d`."""

@@ -1,0 +1,102 @@
+"""`haiku.ConvNDTranspose`, `Conv1DTranspose`, `2D` and `3D` on this package's transposed convolution: parameters alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdeconv import lax, tf
+from jaxdeconv._canonicalize import error
+from jaxdeconv._convert import convert_filters
+
+try:
+    import haiku as hk
+except ImportError as cause:
+    raise ImportError('jaxdeconv.haiku needs dm-haiku; install this package with its extra "layers"') from cause
+
+
+class _Transposed(hk.Module):
+    """What the four have in common: groups, and the call."""
+
+    def __init__(self, *arguments: Any, groups: int = 1, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.groups = groups
+
+    def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
+        """`[B, *W, I]` -> `[B, *L, O]`, or as data_format says; without a batch too."""
+        function, n = "ConvNDTranspose", self.num_spatial_dims
+        inputs = jnp.asarray(inputs)
+        if inputs.ndim not in (n + 1, n + 2):
+            rule = f"inputs must have rank {n + 1} or {n + 2}, {n} spatial dimensions, channels and perhaps a batch"
+            raise error(ValueError, function, rule, "inputs.shape", inputs.shape, "flatten several batch dimensions into one")
+        x = inputs if inputs.ndim == n + 2 else inputs[None]
+        channels, groups = x.shape[self.channel_index], self.groups
+        if groups < 1 or channels % groups or self.output_channels % groups:
+            rule = f"groups must divide the {channels} channels of inputs and output_channels={self.output_channels}"
+            raise error(ValueError, function, rule, "groups", groups, "pass a divisor of both, 1 for no groups")
+        shape = (*self.kernel_shape, self.output_channels // groups, channels)
+        if self.mask is not None and self.mask.shape != shape:
+            rule = f"mask must have the shape of the filter, {shape}"
+            raise error(ValueError, function, rule, "mask.shape", self.mask.shape, "one entry for each weight")
+        deviation = 1 / math.sqrt(math.prod(self.kernel_shape) * channels / groups)
+        w = hk.get_parameter("w", shape, x.dtype, init=self.w_init or hk.initializers.TruncatedNormal(stddev=deviation))
+        w = w if self.mask is None else w * self.mask
+
+        first = self.channel_index == 1
+        if self.output_shape is None:
+            spec = tuple(range(n + 2)) if first else (0, n + 1, *range(1, n + 1))
+            numbers = jax.lax.ConvDimensionNumbers(spec, (n + 1, n, *range(n)), spec)
+            w = convert_filters(w, "haiku", "lax", groups)
+            y = lax.conv_transpose(x, w, self.stride, self.padding, None, numbers, precision=precision, feature_group_count=groups)
+        else:  # by TensorFlow's rule
+            letters, sizes = "DHW"[-n:], list(self.output_shape)
+            data_format = f"NC{letters}" if first else f"N{letters}C"
+            sizes.insert(0 if first else n, self.output_channels)
+            w = convert_filters(w, "haiku", "tf", groups)
+            y = tf.conv_transpose(x, w, [x.shape[0], *sizes], self.stride, self.padding, data_format, precision=precision)
+        if self.with_bias:
+            y = y + hk.get_parameter("b", (self.output_channels, *[1] * (n * first)), x.dtype, init=self.b_init)
+        return y if inputs.ndim == n + 2 else y[0]
+
+
+class ConvNDTranspose(_Transposed, hk.ConvNDTranspose):
+    """Transposed convolution as a Haiku module, instead of `haiku.ConvNDTranspose`.
+
+    All arguments, parameters and initial values are those of `haiku.ConvNDTranspose`, so that its parameters work here unchanged and
+    give the same numbers faster. One keyword more: `groups=1`, G, of the channels; w is then `[*k, output_channels / G, in]`, flipped
+    as Haiku has it. output_shape follows TensorFlow's rule, in up to three dimensions.
+
+    Raises:
+        ValueError: on a call, a shape, output_shape or choice that does not fit.
+        TypeError: an argument of the wrong type.
+
+    Gradients:
+        As those of `jaxdeconv.lax.conv_transpose`.
+
+    References:
+        `haiku.ConvNDTranspose`, Haiku 0.0.17.
+
+    Example:
+        >>> import haiku as hk
+        >>> import jax
+        >>> from jaxdeconv.haiku import Conv1DTranspose
+        >>> x = jax.numpy.ones((1, 80, 512))
+        >>> model = hk.without_apply_rng(hk.transform(lambda x: Conv1DTranspose(256, kernel_shape=16, stride=8)(x)))
+        >>> model.apply(model.init(jax.random.key(0), x), x).shape
+        (1, 640, 256)
+    """
+
+
+class Conv1DTranspose(_Transposed, hk.Conv1DTranspose):
+    """`ConvNDTranspose` of one dimension, instead of `haiku.Conv1DTranspose`."""
+
+
+class Conv2DTranspose(_Transposed, hk.Conv2DTranspose):
+    """`ConvNDTranspose` of two dimensions, instead of `haiku.Conv2DTranspose`."""
+
+
+class Conv3DTranspose(_Transposed, hk.Conv3DTranspose):
+    """`ConvNDTranspose` of three dimensions, instead of `haiku.Conv3DTranspose`."""

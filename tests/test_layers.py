@@ -1,0 +1,334 @@
+"""The layers for Flax, Equinox and Haiku: parameters, numbers and gradients of the frameworks' own, and what these lack."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+import jaxdeconv
+
+pytestmark = pytest.mark.filterwarnings("default")  # the frameworks' own
+RNG = np.random.default_rng(0)
+
+
+def same(ours, theirs, *arguments):
+    """Both functions have one value and one vjp, in all arguments."""
+
+    def run(function):
+        y, vjp = jax.vjp(function, *arguments)
+        return y, vjp(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    actual, expected = (jax.jit(lambda function=function: run(function))() for function in (ours, theirs))
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, atol=1e-11)
+
+
+def array(*shape):
+    return jnp.asarray(RNG.standard_normal(shape))
+
+
+# Flax. The settings, and the spatial size of an input
+
+FLAX = [
+    ({"kernel_size": (5,), "strides": (2,)}, (4,)),
+    ({"kernel_size": (4,), "strides": (2,), "padding": "VALID", "transpose_kernel": True}, (4,)),
+    ({"kernel_size": (4, 3), "strides": (2, 3), "kernel_dilation": (1, 2), "use_bias": False}, (4, 3)),
+    ({"kernel_size": (3,), "strides": (2,), "padding": 1}, (4,)),
+    ({"kernel_size": (3, 2), "padding": ((1, 2), 0), "strides": (2, 1)}, (3, 3)),
+    ({"kernel_size": (3, 2, 2), "strides": (2, 1, 2)}, (2, 3, 2)),
+    ({"kernel_size": (6, 5), "strides": (2, 2), "padding": "CIRCULAR", "transpose_kernel": True}, (5, 3)),
+    ({"kernel_size": (4, 3), "strides": (2, 3), "padding": "CIRCULAR"}, (5, 3)),
+    ({"kernel_size": (9,), "strides": (1,), "padding": "CIRCULAR", "kernel_dilation": (2,)}, (3,)),  # around it several times
+    ({"kernel_size": (2,), "strides": (4,), "padding": "CIRCULAR"}, (3,)),  # gaps
+]
+
+
+@pytest.mark.parametrize(("settings", "size"), FLAX, ids=str)
+def test_nnx_is_flax(settings, size):
+    nnx = pytest.importorskip("flax.nnx")
+    import jaxdeconv.nnx
+
+    theirs, ours = (
+        layer(3, 4, **settings, param_dtype=jnp.float64, bias_init=nnx.initializers.normal(), rngs=nnx.Rngs(7))
+        for layer in (nnx.ConvTranspose, jaxdeconv.nnx.ConvTranspose)
+    )
+    definition, state = nnx.split(theirs)
+    own, initial = nnx.split(ours)
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(initial), nnx.to_pure_dict(state))
+    same(lambda s, x: nnx.merge(own, s)(x), lambda s, x: nnx.merge(definition, s)(x), state, array(2, *size, 3))
+
+
+@pytest.mark.parametrize(("settings", "size"), FLAX[1:2] + FLAX[4:5] + FLAX[6:8], ids=str)
+def test_linen_is_flax(settings, size):
+    linen = pytest.importorskip("flax.linen")
+    import jaxdeconv.linen
+
+    theirs, ours = (layer(4, **settings, param_dtype=jnp.float64) for layer in (linen.ConvTranspose, jaxdeconv.linen.ConvTranspose))
+    x = array(2, *size, 3)
+    variables = theirs.init(jax.random.key(3), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(3), x), variables)
+    same(ours.apply, theirs.apply, variables, x)
+
+
+def _nnx(*arguments, **settings):
+    nnx = pytest.importorskip("flax.nnx")
+    import jaxdeconv.nnx
+
+    return jaxdeconv.nnx.ConvTranspose(*arguments, **settings, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+
+def _parameters(layer, groups=1):
+    """The filter as TensorFlow has it, and the bias."""
+    layout = "lax_transpose_kernel" if layer.transpose_kernel else "flax"
+    return np.asarray(jaxdeconv.convert_filters(layer.kernel[...], layout, "tf", groups)), np.asarray(layer.bias[...])
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"kernel_dilation": 2}, {"strides": 5}, {"transpose_kernel": True, "feature_group_count": 2}], ids=str
+)
+def test_flax_causal(settings):
+    settings = {"strides": 2} | settings
+    layer = _nnx(4, 6, 4, padding="CAUSAL", **settings)
+    groups, s, d = settings.get("feature_group_count", 1), settings["strides"], settings.get("kernel_dilation", 1)
+    w, b = _parameters(layer, groups)
+    x = array(2, 3, 4)
+    np.testing.assert_allclose(layer(x), oracle.transpose(np.asarray(x), w, (3 * s,), (s,), (d,), (0,), groups) + b, atol=1e-12)
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+def test_flax_groups_and_output_padding(transpose_kernel):
+    bias_init = jax.nn.initializers.normal()
+    layer = _nnx(
+        4,
+        6,
+        (3, 2),
+        2,
+        padding="VALID",
+        feature_group_count=2,
+        output_padding=(1, 0),
+        transpose_kernel=transpose_kernel,
+        bias_init=bias_init,
+    )
+    assert layer.kernel.shape == ((3, 2, 3, 4) if transpose_kernel else (3, 2, 2, 6))
+    w, b = _parameters(layer, 2)
+    assert b.shape == (6,)
+    assert b.any()
+    x = array(2, 3, 3, 4)
+    np.testing.assert_allclose(layer(x), oracle.transpose(np.asarray(x), w, (8, 6), (2, 2), (1, 1), (0, 0), 2) + b, atol=1e-12)
+
+
+def test_linen_groups_circular_without_strides_and_causal():
+    pytest.importorskip("flax")
+    import jaxdeconv.linen
+
+    x = array(2, 5, 4)
+    for transpose_kernel in (False, True):
+        layer = jaxdeconv.linen.ConvTranspose(6, 3, feature_group_count=2, transpose_kernel=transpose_kernel, param_dtype=jnp.float64)
+        y, variables = layer.init_with_output(jax.random.key(0), x)
+        w = jaxdeconv.convert_filters(variables["params"]["kernel"], "lax_transpose_kernel" if transpose_kernel else "flax", "tf", 2)
+        np.testing.assert_allclose(y, oracle.transpose(np.asarray(x), np.asarray(w), (5,), (1,), (1,), (1,), 2), atol=1e-12)
+    circular = jaxdeconv.linen.ConvTranspose(6, 3, padding="CIRCULAR", param_dtype=jnp.float64)
+    y, variables = circular.init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(circular.apply(variables, jnp.roll(x, 2, 1)), jnp.roll(y, 2, 1), atol=1e-12)
+    causal = jaxdeconv.linen.ConvTranspose(6, 4, strides=2, padding="CAUSAL", param_dtype=jnp.float64)
+    y, variables = causal.init_with_output(jax.random.key(0), x)
+    assert not jnp.array_equal(y, 0 * y)
+    np.testing.assert_array_equal(causal.apply(variables, x.at[:, 3:].add(1))[:, :6], y[:, :6])
+
+
+def test_flax_batches_masks_dtypes_and_transforms():
+    nnx = pytest.importorskip("flax.nnx")
+    import jaxdeconv.nnx
+
+    mask = (array(3, 4, 5) > 0).astype(jnp.float32)
+    settings = {
+        "mask": mask,
+        "dtype": jnp.bfloat16,
+        "preferred_element_type": jnp.float32,
+        "precision": "highest",
+        "rngs": nnx.Rngs(0),
+    }
+    theirs = nnx.ConvTranspose(4, 5, (3,), (2,), **settings)
+    ours = jaxdeconv.nnx.ConvTranspose(4, 5, (3,), (2,), **settings | {"rngs": nnx.Rngs(0)})
+    for shape in [(6, 4), (1, 6, 4), (2, 3, 6, 4), (0, 6, 4), (2, 0, 6, 4)]:
+        x = array(*shape).astype(jnp.float32)
+        with jax.numpy_dtype_promotion("standard"):
+            y, expected = nnx.jit(lambda layer, x: layer(x))(ours, x), theirs(x) if all(shape) else jnp.zeros((*shape[:-2], 12, 5))
+        assert y.dtype == jnp.float32
+        np.testing.assert_allclose(y, expected, atol=1e-6)
+    with jax.numpy_dtype_promotion("standard"):
+        gradients = [nnx.grad(lambda layer: (layer(x) ** 2).sum())(layer) for layer in (ours, theirs)]
+    x = array(2, 6, 4).astype(jnp.float32)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *map(nnx.to_pure_dict, gradients))
+
+
+def test_flax_lowering_and_forward_mode():
+    x = array(1, 4, 3)
+    layer = _nnx(3, 2, 4, 2, implementation="polyphase")
+    assert jaxdeconv.explain(layer, x).lowerings["transpose"]["cpu"] == "polyphase"
+    layer = _nnx(3, 2, 4, 2, forward_mode=True, use_bias=False)
+    np.testing.assert_allclose(jax.jvp(layer, (x,), (x,))[1], layer(x), atol=1e-12)
+
+
+# Equinox
+
+EQUINOX = [
+    ((1, 4, 6, 4), {"stride": 2}, (5,)),
+    ((1, 4, 6, 4), {"stride": 3, "padding": 1, "output_padding": 2, "groups": 2}, (5,)),
+    ((2, 4, 6, 3), {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (2, 1), "use_bias": False}, (3, 4)),
+    ((1, 4, 6, 2), {"stride": 4, "padding": "SAME"}, (5,)),  # gaps
+    ((1, 4, 6, 5), {"stride": 2, "padding": "SAME", "output_padding": 1}, (5,)),
+    ((2, 4, 6, 4), {"stride": 3, "padding": "SAME_LOWER", "dilation": 2}, (3, 2)),
+    ((1, 4, 6, 4), {"stride": 2, "padding": "VALID", "groups": 2}, (5,)),
+    ((1, 4, 6, 5), {"stride": 2, "padding": "SAME", "padding_mode": "CIRCULAR"}, (6,)),
+    ((2, 4, 6, 4), {"stride": (3, 1), "padding": "SAME_LOWER", "padding_mode": "CIRCULAR", "dilation": 2}, (4, 5)),
+    ((3, 4, 6, 2), {"stride": 2}, (2, 3, 2)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "settings", "size"), EQUINOX, ids=str)
+def test_eqx_is_equinox(arguments, settings, size, tmp_path):
+    equinox = pytest.importorskip("equinox")
+    import jaxdeconv.eqx
+
+    n = arguments[0]
+    theirs = equinox.nn.ConvTranspose(*arguments, **settings, key=jax.random.key(1))
+    ours = jaxdeconv.eqx.ConvTranspose(*arguments, **settings, key=jax.random.key(1))
+    named = getattr(jaxdeconv.eqx, f"ConvTranspose{n}d")(*arguments[1:], **settings, key=jax.random.key(2))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    equinox.tree_serialise_leaves(tmp_path / "layer", theirs)
+    loaded = equinox.tree_deserialise_leaves(tmp_path / "layer", named)
+    x = array(2, 4, *size)
+    for layer in (ours, loaded):
+        leaves, structure = jax.tree.flatten(layer)
+        other = jax.tree.structure(theirs)
+        same(
+            lambda leaves, x, structure=structure: jax.vmap(jax.tree.unflatten(structure, leaves))(x),
+            lambda leaves, x, other=other: jax.vmap(jax.tree.unflatten(other, leaves))(x),
+            leaves,
+            x,
+        )
+
+
+# Haiku
+
+HAIKU = [
+    ("Conv1DTranspose", {"kernel_shape": 4, "stride": 2}, (5,), {}),
+    ("Conv1DTranspose", {"kernel_shape": 3, "stride": 2, "output_shape": 9, "data_format": "NCW"}, (5,), {}),
+    ("Conv1DTranspose", {"kernel_shape": 3, "stride": 2, "output_shape": 12, "padding": "VALID", "with_bias": False}, (5,), {}),
+    ("Conv2DTranspose", {"kernel_shape": (3, 2), "stride": (2, 3), "padding": "VALID"}, (3, 4), {}),
+    ("Conv2DTranspose", {"kernel_shape": 3, "stride": 2, "padding": [(1, 2), (0, 1)], "data_format": "NCHW"}, (3, 4), {}),
+    ("Conv3DTranspose", {"kernel_shape": 2, "stride": 2}, (2, 3, 2), {"precision": jax.lax.Precision.HIGHEST}),
+    ("ConvNDTranspose", {"num_spatial_dims": 1, "kernel_shape": 5, "stride": 3, "name": "up"}, (4,), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "size", "called"), HAIKU, ids=str)
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["unbatched", "batched"])
+def test_haiku_is_haiku(name, settings, size, called, batch):
+    hk = pytest.importorskip("haiku")
+    import jaxdeconv.haiku
+
+    settings = {"output_channels": 4} | settings
+    x = array(*batch, *size, 3)
+    x = jnp.moveaxis(x, -1, len(batch)) if settings.get("data_format", "N").startswith("NC") else x
+    theirs, ours = (
+        hk.without_apply_rng(hk.transform(lambda x, module=module: getattr(module, name)(**settings)(x, **called)))
+        for module in (hk, jaxdeconv.haiku)
+    )
+    parameters = theirs.init(jax.random.key(5), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(5), x), parameters)
+    same(ours.apply, theirs.apply, parameters, x)
+
+
+@pytest.mark.parametrize("output_shape", [None, 9])
+def test_haiku_groups_and_masks(output_shape):
+    hk = pytest.importorskip("haiku")
+    import jaxdeconv.haiku
+
+    x, mask = array(2, 5, 4), np.tril(np.ones((3, 4)))[None] * np.ones((3, 1, 1))
+
+    def forward(x):
+        return jaxdeconv.haiku.Conv1DTranspose(6, 3, 2, output_shape, groups=2, mask=mask)(x)
+
+    model = hk.without_apply_rng(hk.transform(forward))
+    parameters = model.init(jax.random.key(0), x)
+    w = parameters["conv1_d_transpose"]["w"]
+    assert w.shape == (3, 3, 4)
+    w = np.asarray(jaxdeconv.convert_filters(w * mask, "haiku", "tf", 2))
+    length, crop = (10, 0) if output_shape is None else (9, 1)
+    np.testing.assert_allclose(
+        model.apply(parameters, x), oracle.transpose(np.asarray(x), w, (length,), (2,), (1,), (crop,), 2), atol=1e-12
+    )
+
+
+# Errors
+
+
+def _linen(**settings):
+    import jaxdeconv.linen
+
+    layer = jaxdeconv.linen.ConvTranspose(6, (3,), **settings)
+    return layer.init(jax.random.key(0), array(2, 5, 4))
+
+
+def _haiku(x=None, **settings):
+    import haiku as hk
+
+    import jaxdeconv.haiku
+
+    settings = {"output_channels": 6, "kernel_shape": 3, "stride": 2} | settings
+    x = array(2, 5, 4) if x is None else x
+    return hk.transform(lambda x: jaxdeconv.haiku.Conv1DTranspose(**settings)(x)).init(jax.random.key(0), x)
+
+
+def _eqx(x, **settings):
+    import jaxdeconv.eqx
+
+    return jaxdeconv.eqx.ConvTranspose1d(4, 6, 3, 2, **settings, key=jax.random.key(0))(x)
+
+
+ERRORS = [
+    ("flax", lambda: _nnx(4, 6, 3, feature_group_count=4), ValueError, "ConvTranspose: feature_group_count must divide in_features=4 and out_features=6, got feature_group_count=4"),
+    ("flax", lambda: _nnx(4, 6, (3, 3), padding="CAUSAL")(array(2, 5, 5, 4)), ValueError, "ConvTranspose: padding='CAUSAL' is for one spatial dimension, got"),
+    ("flax", lambda: _nnx(4, 6, 3, padding="REFLECT", strides=2)(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID' or pairs of integers, got padding='REFLECT'"),
+    ("flax", lambda: _nnx(4, 6, 3, padding="CIRCULAR", output_padding=1)(array(2, 5, 4)), ValueError, "ConvTranspose: output_padding must be 0 with padding='CIRCULAR', got output_padding=1"),
+    ("flax", lambda: _nnx(4, 6, 3, output_padding=-1)(array(2, 5, 4)), ValueError, "ConvTranspose: output_padding must be from 0"),
+    ("flax", lambda: _nnx(4, 6, 3, strides=(2, 2))(array(2, 5, 4)), ValueError, "ConvTranspose: strides must be an int or have length 1"),
+    ("flax", lambda: _nnx(4, 6, (3, 3))(array(4, 4)), ValueError, "ConvTranspose: inputs must have 2 spatial dimensions and features"),
+    ("flax", lambda: _nnx(4, 6, 3, mask=np.ones(3))(array(2, 5, 4)), ValueError, "ConvTranspose: mask must have the shape of the kernel, (3, 4, 6), got mask.shape=(3,)"),
+    ("flax", lambda: _nnx(4, 6, 3)(array(2, 5, 3)), ValueError, "conv_transpose: with transpose_kernel=False the I axis of rhs, 1, must have 1 / 1 of the 3 input channels"),
+    ("flax", lambda: _nnx(4, 6, 3, implementation="fft")(array(2, 5, 4)), ValueError, "conv_transpose: implementation must be"),
+    ("flax", lambda: _linen(feature_group_count=4), ValueError, "ConvTranspose: feature_group_count must divide the 4 features of inputs and features=6"),
+    ("flax", lambda: _linen(mask=np.ones(3)), ValueError, "ConvTranspose: mask must have the shape of the kernel, (3, 4, 6), got mask.shape=(3,)"),
+    ("equinox", lambda: _eqx(array(2, 4, 5)), ValueError, "ConvTranspose: x must have rank 2, channels and 1 spatial dimensions, got x.shape=(2, 4, 5); map over a batch"),
+    ("equinox", lambda: _eqx(array(4, 5).astype(jnp.float32)), TypeError, "conv_transpose: lhs and rhs must have one dtype and lhs has float32, got rhs.dtype='float64'"),
+    ("haiku", lambda: _haiku(array(4)), ValueError, "ConvNDTranspose: inputs must have rank 2 or 3"),
+    ("haiku", lambda: _haiku(groups=4), ValueError, "ConvNDTranspose: groups must divide the 4 channels of inputs and output_channels=6, got groups=4"),
+    ("haiku", lambda: _haiku(mask=np.ones(3)), ValueError, "ConvNDTranspose: mask must have the shape of the filter, (3, 6, 4), got mask.shape=(3,)"),
+    ("haiku", lambda: _haiku(output_shape=12), ValueError, "conv_transpose: under padding='SAME' an input of size 5 with kernel 3, stride 2 and dilation 1 needs output_shape[1] from 9 to 10"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("framework", "call", "kind", "message"), ERRORS, ids=range(len(ERRORS)))
+def test_errors(framework, call, kind, message):
+    pytest.importorskip(framework)
+    with pytest.raises(kind, match="^" + re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize(("module", "framework"), [("nnx", "flax"), ("linen", "flax"), ("eqx", "equinox"), ("haiku", "dm-haiku")])
+def test_a_missing_framework_is_named(module, framework, monkeypatch):
+    import importlib
+    import sys
+
+    monkeypatch.setitem(sys.modules, {"dm-haiku": "haiku"}.get(framework, framework), None)
+    monkeypatch.delitem(sys.modules, f"jaxdeconv.{module}", raising=False)
+    with pytest.raises(ImportError, match=f'^jaxdeconv.{module} needs {framework}; install this package with its extra "layers"$'):
+        importlib.import_module(f"jaxdeconv.{module}")
