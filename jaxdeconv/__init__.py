@@ -4,7 +4,7 @@ The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`,
 `jaxdeconv.streaming` computes chunk by chunk. Layers are imported by name: `jaxdeconv.nnx`, `.linen`, `.eqx` and `.haiku`.
 """
 
-from jaxdeconv import keras, lax, onnx, streaming, tf, torch
+from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
 from jaxdeconv._convert import convert_filters
 from jaxdeconv._explain import Explanation, explain
 from jaxdeconv._filters import FilterLayout
@@ -23,6 +23,7 @@ __all__ = [
     "conv_transpose",
     "convert_filters",
     "explain",
+    "initializers",
     "keras",
     "lax",
     "onnx",
