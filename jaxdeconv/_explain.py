@@ -68,6 +68,7 @@ class Explanation:
     dilations: tuple[int, ...]
     crops: tuple[tuple[int, int], ...]
     groups: int
+    channels_last: bool
     flops: int
     largest_temporary: Mapping[Contraction, Mapping[Platform, int]]
     lowerings: Mapping[Contraction, Mapping[Platform, Implementation]]
@@ -177,6 +178,7 @@ def _explanation(call: Call) -> Explanation:
         dilations=geometry.dilations,
         crops=geometry.crops,
         groups=geometry.groups,
+        channels_last=geometry.channels_last,
         flops=(8 if dtype.kind == "c" else 2) * products,
         largest_temporary=temporaries,
         lowerings=lowerings,

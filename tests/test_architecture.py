@@ -14,6 +14,7 @@ PACKAGE = Path(jaxdeconv.__file__).parent
 # Reading order: each module may import those after it. Front-ends come first and do not import each other.
 ORDER = ["_canonicalize", "_trilinear", "_select", "_lowerings", "_filters", "_geometry"]
 FRONT_ENDS = ["tf", "torch", "onnx", "lax", "keras", "_convert", "_explain", "streaming", "initializers"]
+COMMAND = ["__main__", "_command", "_drawing"]  # imports what it likes
 # Layers import front-ends, and one framework each; nothing imports them.
 LAYERS = {"nnx": "flax", "linen": "flax", "_flax": None, "eqx": "equinox", "haiku": "haiku"}
 OPTIONAL = {"tensorflow", "torch", "onnx", "onnxruntime", "keras", "flax", "equinox", "haiku", "matplotlib", "scipy"}
@@ -41,12 +42,12 @@ def layer(name):
 @pytest.mark.parametrize("path", modules(), ids=str)
 def test_imports_go_one_way(path):
     own = path.parts[0].removesuffix(".py")
-    assert own in [*ORDER, *FRONT_ENDS, *LAYERS, "__init__"], f"{path} has no place in the reading order"
+    assert own in [*ORDER, *FRONT_ENDS, *LAYERS, *COMMAND, "__init__"], f"{path} has no place in the reading order"
     for name in imported(path):
         parts = name.split(".")
         if parts[0] == "jaxdeconv" and len(parts) > 1 and parts[1] != own:
             assert parts[1] not in LAYERS or (own in LAYERS and parts[1] == "_flax"), f"{path} imports {name}, a layer"
-            if own == "__init__" or (own in LAYERS and parts[1] in [*FRONT_ENDS, "_flax"]):
+            if own in ["__init__", *COMMAND] or (own in LAYERS and parts[1] in [*FRONT_ENDS, "_flax"]):
                 continue
             assert parts[1] in ORDER, f"{path} imports {name}, a front-end"
             assert layer(parts[1]) > layer(own), f"{path} imports {name}, against the reading order"

@@ -171,6 +171,7 @@ def test_flax_lowering_and_forward_mode():
     x = array(1, 4, 3)
     layer = _nnx(3, 2, 4, 2, implementation="polyphase")
     assert jaxdeconv.explain(layer, x).lowerings["transpose"]["cpu"] == "polyphase"
+    assert str(jax.make_jaxpr(_nnx(3, 2, 4, 2, precision="highest"))(x)).count("HIGHEST")
     layer = _nnx(3, 2, 4, 2, forward_mode=True, use_bias=False)
     np.testing.assert_allclose(jax.jvp(layer, (x,), (x,))[1], layer(x), atol=1e-12)
 
@@ -184,6 +185,7 @@ EQUINOX = [
     ((1, 4, 6, 2), {"stride": 4, "padding": "SAME"}, (5,)),  # gaps
     ((1, 4, 6, 5), {"stride": 2, "padding": "SAME", "output_padding": 1}, (5,)),
     ((2, 4, 6, 4), {"stride": 3, "padding": "SAME_LOWER", "dilation": 2}, (3, 2)),
+    ((1, 4, 6, 4), {"stride": 3, "padding": "SAME_LOWER"}, (4,)),  # an odd number cropped
     ((1, 4, 6, 4), {"stride": 2, "padding": "VALID", "groups": 2}, (5,)),
     ((1, 4, 6, 5), {"stride": 2, "padding": "SAME", "padding_mode": "CIRCULAR"}, (6,)),
     ((2, 4, 6, 4), {"stride": (3, 1), "padding": "SAME_LOWER", "padding_mode": "CIRCULAR", "dilation": 2}, (4, 5)),

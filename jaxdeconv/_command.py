@@ -1,0 +1,220 @@
+"""The command line: `explain` and `bench` of one layer, given in any convention by that convention's own argument names."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdeconv
+from jaxdeconv._drawing import drawing
+
+_EXAMPLES = """examples:
+  python -m jaxdeconv explain tf --input 1,80,512 --filters 16,256,512 --output-shape 1,640,256 --strides 8
+  python -m jaxdeconv explain torch --input 1,512,80 --weight 512,256,16 --stride 8 --padding 4
+  python -m jaxdeconv bench keras --inputs 16,16,16,256 --kernel 4,4,128,256 --strides 2 --padding same
+"""
+_EXIT = """exit status: 0 if all is well, 1 for a layer that the convention rejects or lowerings that disagree, 2 for wrong usage"""
+# Not of a layer on a command line: further operands, and what explain or bench set themselves.
+_LEFT_OUT = {"bias", "B", "name", "forward_mode", "implementation"}
+_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of the largest value; for wider ones 1e-4
+
+
+def _function(convention: str, arguments: Mapping[str, Any]) -> Callable[..., jax.Array]:
+    """The convention's function; of torch's three the one that the weight's rank asks for."""
+    if convention == "torch":
+        n = len(arguments["weight"]) - 2 if "weight" in arguments else 1
+        return getattr(jaxdeconv.torch, f"conv_transpose{min(max(n, 1), 3)}d")  # type: ignore[no-any-return]
+    return getattr(jaxdeconv, convention).conv_transpose  # type: ignore[no-any-return]
+
+
+def _value(text: str) -> Any:
+    """A number, a tuple or a list, None, True or False; anything else is the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    value = _value(text)
+    sizes = value if isinstance(value, tuple | list) else (value,)
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"must be sizes separated by commas, as 1,80,512, and is {text!r}")
+    return tuple(sizes)
+
+
+def _dtype(text: str) -> str:
+    try:
+        return str(jnp.dtype(text).name)
+    except TypeError:
+        raise argparse.ArgumentTypeError(f"must be the name of a dtype, as float32, and is {text!r}") from None
+
+
+def _described(function: Callable[..., Any]) -> dict[str, str]:
+    """The first sentence about each argument, from the docstring; that of torch's conv_transpose1d serves all three."""
+    block = re.search(r"\n    Args:\n(.*?)\n\n", function.__doc__ or "", re.DOTALL)
+    entries = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", block[1] if block else "", re.DOTALL | re.MULTILINE)
+    return {name: re.split(r"[;.](?:\s|$)", " ".join(text.split()))[0].replace("%", "%%") for name, text in entries}
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "Says what a transposed convolution would compute, or times it here."
+    parser = argparse.ArgumentParser("python -m jaxdeconv", description=about, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"jaxdeconv {jaxdeconv.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="explain | bench")
+    for command, text in {
+        "explain": "Prints shapes, crops, cost, the lowering on each platform, the layer in every other convention, and a drawing.",
+        "bench": "Times every lowering that can compute the layer against lax and its autodiff, on the device that JAX finds here.",
+    }.items():
+        conventions = commands.add_parser(
+            command, help=text, description=text, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw
+        ).add_subparsers(dest="convention", required=True, metavar="tf | torch | onnx | lax | keras")
+        for convention in ("tf", "torch", "onnx", "lax", "keras"):
+            function = _function(convention, {})
+            described = f"A layer in the convention of jaxdeconv.{convention}.{function.__name__}, whose documentation has more."
+            layer = conventions.add_parser(convention, help=described, description=described, epilog=_EXIT, formatter_class=raw)
+            _add_arguments(layer, function)
+            if command == "explain":
+                layer.add_argument("--json", action="store_true", help="print the fields as JSON, and no drawing")
+            else:
+                layer.add_argument("--rounds", type=int, default=7, help="samples of each, in alternation (default 7)")
+    return parser
+
+
+def _add_arguments(parser: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
+    """Those of the function, spelt as there; the first two are arrays, of which a shape is given."""
+    texts = _described(function)
+    for index, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
+        if name in _LEFT_OUT:
+            continue
+        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        if index < 2:
+            text = f"shape of {name}: {texts.get(name, '')}"
+            parser.add_argument(*flags, dest=name, type=_shape, required=True, metavar="SHAPE", help=text)
+        else:
+            # What need not be given is left to the function; an output_shape may always be left to it.
+            required = parameter.default is inspect.Parameter.empty and name != "output_shape"
+            default = None if name == "output_shape" else argparse.SUPPRESS
+            parser.add_argument(*flags, dest=name, type=_value, required=required, default=default, metavar="X", help=texts.get(name))
+    parser.add_argument("--dtype", type=_dtype, default="float32", help="of the arrays (default float32)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line, by default the process's own, and returns the exit status."""
+    given = vars(_parser().parse_args(argv))
+    command, convention, dtype = given.pop("command"), given.pop("convention"), given.pop("dtype")
+    as_json, rounds = given.pop("json", False), given.pop("rounds", 1)
+    function = _function(convention, given)
+    names = list(inspect.signature(function).parameters)
+    keywords = {name: value for name, value in given.items() if name not in names[:2]}
+    arrays = [jax.ShapeDtypeStruct(given[name], dtype) for name in names[:2]]  # type: ignore[no-untyped-call]
+    try:
+        if command == "bench" and rounds < 1:
+            raise ValueError(f"bench: rounds must be positive, got rounds={rounds}; pass 7")
+        with jax.enable_x64(dtype in ("float64", "int64", "complex128")):
+            explanation = jaxdeconv.explain(function, *arrays, **keywords)
+            if command == "explain":
+                print(
+                    json.dumps(dataclasses.asdict(explanation)) if as_json else f"{explanation}\n\n{drawing(explanation)}", flush=True
+                )
+                return 0
+            return _bench(function, keywords, arrays, explanation, rounds)
+    except (ValueError, TypeError) as rejection:
+        print(f"python -m jaxdeconv: error: {rejection}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # of a reader that has read enough, as head
+        sys.stderr.close()
+        return 0
+
+
+def _modes(function: Callable[..., jax.Array]) -> dict[str, Callable[..., Any]]:
+    """The output alone, and the output with both gradients."""
+
+    def train(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
+        y, vjp = jax.vjp(function, x, w)
+        return (y, *vjp(jnp.ones_like(y)))
+
+    return {"forward": function, "train": train}
+
+
+def _ready(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns, when it is there."""
+    return jax.tree.map(lambda each: each.block_until_ready(), function(*arguments))
+
+
+def _bench(
+    function: Callable[..., jax.Array], keywords: dict[str, Any], arrays: list[Any], explanation: jaxdeconv.Explanation, rounds: int
+) -> int:
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.standard_normal(each.shape), each.dtype) for each in arrays)
+    platform = jax.devices()[0].platform
+    chosen = {name: by.get(platform, by["gpu"]) for name, by in explanation.lowerings.items()}
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; chosen: {', '.join(f'{k} {v}' for k, v in chosen.items())}\n")
+    variants: dict[str, dict[str, Any]] = {
+        "chosen": {},
+        **{name: {"implementation": name} for name in get_args(jaxdeconv.Implementation)},
+        # One lax.conv_general_dilated, which JAX differentiates.
+        "lax": {"implementation": "dilated", "forward_mode": True},
+    }
+    callables: dict[tuple[str, str], Callable[[], Any]] = {}
+    results: dict[tuple[str, str], list[np.ndarray]] = {}
+    unable: dict[str, str] = {}
+    differentiable = jnp.issubdtype(x.dtype, jnp.inexact)
+    for name, how in variants.items():
+        try:
+            jax.eval_shape(partial(function, **keywords, **how), x, w)
+        except ValueError as reason:
+            unable[name] = str(reason).split(" and ", 1)[-1].split(", got ")[0]
+            continue
+
+        for mode, run in _modes(partial(function, **keywords, **how)).items():
+            if mode == "forward" or differentiable:
+                callables[mode, name] = partial(_ready, jax.jit(run), x, w)
+                results[mode, name] = [np.asarray(each).astype(complex) for each in jax.tree.leaves(callables[mode, name]())]
+    seconds = _medians(callables, rounds)
+    print(f"{'':12} {'forward ms':>12} {'of lax':>8} {'with gradients ms':>18} {'of lax':>8}")
+    worst = 0.0
+    for name in variants:
+        if name in unable:
+            print(f"{name:12} {unable[name]}")
+            continue
+        row = f"{name:12}"
+        for mode, width in (("forward", 12), ("train", 18)):
+            if (mode, name) in seconds:
+                row += f" {1e3 * seconds[mode, name]:{width}.3g} {seconds[mode, name] / seconds[mode, 'lax']:7.3g}x"
+                for actual, expected in zip(results[mode, name], results[mode, "lax"], strict=True):
+                    worst = max(worst, float(np.abs(actual - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)))
+        print(row, flush=True)
+    print(f"\nlargest difference from lax: {worst:.1e} of the largest value")
+    if worst > _TOLERANCE.get(x.dtype.name, 1e-4):
+        print("python -m jaxdeconv: error: the lowerings disagree", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _medians(callables: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
+    """Seconds a call, the median of samples taken in alternation, each of as many calls as take 20 ms."""
+    samples: dict[Any, list[float]] = {key: [] for key in callables}
+    for _ in range(rounds):
+        for key, function in callables.items():
+            calls, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < 0.02 or not calls:
+                function()
+                calls += 1
+            samples[key].append(elapsed / calls)
+    return {key: statistics.median(each) for key, each in samples.items()}
