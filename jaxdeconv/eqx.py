@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxdeconv import lax
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel
+from jaxdeconv._lowerings import Implementation
 
 try:
     import equinox
@@ -25,6 +26,9 @@ class ConvTranspose(equinox.nn.ConvTranspose):
     numbers faster. Per dimension, with the padding (p, q) of the convolution that it is the transpose of, and output_padding a,
 
         y = full[p : full - q + a]        L = (W-1)*s + ke - p - q + a
+
+    Two keywords more, both static: implementation, the lowering to use, one of `jaxdeconv.Implementation`, None to have it chosen;
+    and forward_mode, whether to leave differentiation to JAX, which allows forward mode (`jax.jvp`).
 
     Raises:
         ValueError: on a call, a shape that does not fit.
@@ -44,6 +48,15 @@ class ConvTranspose(equinox.nn.ConvTranspose):
         (256, 640)
     """
 
+    implementation: Implementation | None = equinox.field(static=True)
+    forward_mode: bool = equinox.field(static=True)
+
+    def __init__(
+        self, *arguments: Any, implementation: Implementation | None = None, forward_mode: bool = False, **keywords: Any
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self.implementation, self.forward_mode = implementation, forward_mode
+
     def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
         """`[I, *W]` -> `[O, *L]`; `jax.vmap` adds a batch. key is not used."""
         del key
@@ -58,7 +71,17 @@ class ConvTranspose(equinox.nn.ConvTranspose):
             pads = [(lo % s, hi % s) for (lo, hi), s in zip(pads, self.stride, strict=True)]
         channels_first = tuple(range(n + 2))
         numbers = jax.lax.ConvDimensionNumbers(channels_first, channels_first, channels_first)
-        y = lax.conv_transpose(x[None], self.weight, self.stride, pads, self.dilation, numbers, feature_group_count=self.groups)[0]
+        y = lax.conv_transpose(
+            x[None],
+            self.weight,
+            self.stride,
+            pads,
+            self.dilation,
+            numbers,
+            feature_group_count=self.groups,
+            implementation=self.implementation,
+            forward_mode=self.forward_mode,
+        )[0]
         return y if self.bias is None else y + self.bias
 
     def _lax_pads(self) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxdeconv import lax, tf
 from jaxdeconv._canonicalize import error
 from jaxdeconv._convert import convert_filters
+from jaxdeconv._lowerings import Implementation
 
 try:
     import haiku as hk
@@ -19,11 +20,18 @@ except ImportError as cause:
 
 
 class _Transposed(hk.Module):
-    """What the four have in common: groups, and the call."""
+    """What the four have in common: the keywords that Haiku has not, and the call."""
 
-    def __init__(self, *arguments: Any, groups: int = 1, **keywords: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        groups: int = 1,
+        implementation: Implementation | None = None,
+        forward_mode: bool = False,
+        **keywords: Any,
+    ) -> None:
         super().__init__(*arguments, **keywords)
-        self.groups = groups
+        self.groups, self.implementation, self.forward_mode = groups, implementation, forward_mode
 
     def __call__(self, inputs: jax.Array, *, precision: Any = None) -> jax.Array:
         """`[B, *W, I]` -> `[B, *L, O]`, or as data_format says; without a batch too."""
@@ -46,17 +54,18 @@ class _Transposed(hk.Module):
         w = w if self.mask is None else w * self.mask
 
         first = self.channel_index == 1
+        how: Any = {"precision": precision, "implementation": self.implementation, "forward_mode": self.forward_mode}
         if self.output_shape is None:
             spec = tuple(range(n + 2)) if first else (0, n + 1, *range(1, n + 1))
             numbers = jax.lax.ConvDimensionNumbers(spec, (n + 1, n, *range(n)), spec)
             w = convert_filters(w, "haiku", "lax", groups)
-            y = lax.conv_transpose(x, w, self.stride, self.padding, None, numbers, precision=precision, feature_group_count=groups)
+            y = lax.conv_transpose(x, w, self.stride, self.padding, None, numbers, feature_group_count=groups, **how)
         else:  # by TensorFlow's rule
             letters, sizes = "DHW"[-n:], list(self.output_shape)
             data_format = f"NC{letters}" if first else f"N{letters}C"
             sizes.insert(0 if first else n, self.output_channels)
             w = convert_filters(w, "haiku", "tf", groups)
-            y = tf.conv_transpose(x, w, [x.shape[0], *sizes], self.stride, self.padding, data_format, precision=precision)
+            y = tf.conv_transpose(x, w, [x.shape[0], *sizes], self.stride, self.padding, data_format, **how)
         if self.with_bias:
             y = y + hk.get_parameter("b", (self.output_channels, *[1] * (n * first)), x.dtype, init=self.b_init)
         return y if inputs.ndim == n + 2 else y[0]
@@ -66,8 +75,10 @@ class ConvNDTranspose(_Transposed, hk.ConvNDTranspose):
     """Transposed convolution as a Haiku module, instead of `haiku.ConvNDTranspose`.
 
     All arguments, parameters and initial values are those of `haiku.ConvNDTranspose`, so that its parameters work here unchanged and
-    give the same numbers faster. One keyword more: `groups=1`, G, of the channels; w is then `[*k, output_channels / G, in]`, flipped
-    as Haiku has it. output_shape follows TensorFlow's rule, in up to three dimensions.
+    give the same numbers faster. output_shape follows TensorFlow's rule, in up to three dimensions. Three keywords more: groups, G,
+    of the channels, by which w is `[*k, output_channels / G, in]`, flipped as Haiku has it; implementation, the lowering to use, one
+    of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether to leave differentiation to JAX, which allows
+    forward mode (`jax.jvp`).
 
     Raises:
         ValueError: on a call, a shape, output_shape or choice that does not fit.

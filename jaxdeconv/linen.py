@@ -21,7 +21,7 @@ class ConvTranspose(linen.ConvTranspose):
 
     All fields, parameters and initial values are those of `flax.linen.ConvTranspose`, so that its variables work here unchanged and
     give the same numbers faster. "CAUSAL" padding works too: with stride s it keeps the first W*s samples, of which sample m depends
-    on inputs up to m // s. "CIRCULAR" works with strides=None.
+    on inputs up to m // s.
 
     Attributes:
         feature_group_count: the number of groups G; the kernel is `[*k, I / G, O]`, or `[*k, O / G, I]` for transpose_kernel.

@@ -7,9 +7,9 @@ import oracle
 import pytest
 
 
-def sampled(count, every):
-    """Indices for parametrize, of which one in `every` runs by default, and all with `-m ""`."""
-    return [pytest.param(index, marks=[pytest.mark.thorough] * (index % every > 0)) for index in range(count)]
+def sampled(values, every):
+    """Values for parametrize, of which one in `every` runs by default, and all with `-m ""`."""
+    return [pytest.param(value, marks=[pytest.mark.thorough] * (index % every > 0)) for index, value in enumerate(values)]
 
 
 class Case(NamedTuple):

@@ -1,13 +1,17 @@
 """Settings of every test: 64-bit, strict about dtypes, eight simulated devices. No helpers; those are in oracle.py and cases.py."""
 
+import gc
 import os
 
+# Tracing makes many objects and little garbage.
+gc.set_threshold(100_000, 50, 50)
 # Compiling is nearly all of the time, and the programs run once.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # for speed; those of exceptions stay

@@ -192,6 +192,7 @@ def test_quick_run_on_the_shipped_speech(tmp_path):
         assert not picture.exists()
 
 
+@pytest.mark.thorough
 def test_quick_run_on_another_file_without_matplotlib(tmp_path):
     rate, size = 11025, 4321
     seconds = np.arange(size) / rate

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 from jax import export
 from jax.extend.mlir import ir
 
@@ -42,7 +43,7 @@ def function(padding, data_format, length, gradients):
     return jax.grad(lambda x, w: jnp.sum(jnp.sin(op(x, w))), (0, 1)) if gradients else op
 
 
-@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("gradients", sampled([True, False], 2))
 @pytest.mark.parametrize("data_format", ["NWC", "NCW"])
 @pytest.mark.parametrize(("padding", "length"), [(padding, length) for padding in LENGTHS for length in LENGTHS[padding]])
 def test_symbolic_batch_and_width(padding, length, data_format, gradients):
@@ -129,7 +130,7 @@ def of_lowering(contraction, name, crops, platform, x, w, g):
 FORCED = {"chosen": None, **{" ".join(names): names for names in (NAMES, NAMES[1:] + NAMES[:1], NAMES[::-1])}}
 
 
-@pytest.mark.parametrize("forced", FORCED)
+@pytest.mark.parametrize("forced", sampled(FORCED, 3))
 def test_each_platform_runs_its_own_lowering(forced, monkeypatch):
     """Of the op, of an exported gradient, and of the one that vjp_order=1 adds: what explain() says for sizes of 1024."""
     kernel = 5 + 2 * list(FORCED).index(forced)  # each its own, because jax.jit keeps what it has traced

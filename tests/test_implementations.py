@@ -94,6 +94,12 @@ def test_what_each_can(name):
 
 # Of the forms for TPU, which are simpler, some sets have everything that matters.
 CHECKED = [(which, *form) for form in DISTINCT for which in SETS if form[1] != "tpu" or which in ("2-D", "depthwise", "corners")]
+# By default those for CPU of some sets, and the corners; all with `-m ""`.
+DEFAULT = {"2-D", "depthwise", "forms"}
+CHECKED = [
+    pytest.param(*each, marks=[pytest.mark.thorough] * (each[0] != "corners" and (each[2] != "cpu" or each[0] not in DEFAULT)))
+    for each in CHECKED
+]
 
 
 @pytest.mark.parametrize(("which", "name", "platform"), CHECKED)
@@ -127,13 +133,14 @@ FORMS = {  # of the matrix product: what large and small operands have
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", cases.sampled(FORMS, 2))
 def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
     for name, value in FORMS[form].items():
         monkeypatch.setattr(_cpu_forms, name, value)
     test_each_is_the_oracle("forms", "matmul", "cpu")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch", [1, 6])
 def test_patches_in_pieces(batch, monkeypatch):
     """Of a few images at a time, or of a few inputs of one image; differentiable, and under shard_map as without."""

@@ -122,7 +122,7 @@ def test_flax_groups_and_output_padding(transpose_kernel):
     np.testing.assert_allclose(layer(x), oracle.transpose(np.asarray(x), w, (8, 6), (2, 2), (1, 1), (0, 0), 2) + b, atol=1e-12)
 
 
-def test_linen_groups_circular_without_strides_and_causal():
+def test_linen_groups_circular_and_causal():
     pytest.importorskip("flax")
     import jaxdeconv.linen
 
@@ -174,6 +174,37 @@ def test_flax_lowering_and_forward_mode():
     assert str(jax.make_jaxpr(_nnx(3, 2, 4, 2, precision="highest"))(x)).count("HIGHEST")
     layer = _nnx(3, 2, 4, 2, forward_mode=True, use_bias=False)
     np.testing.assert_allclose(jax.jvp(layer, (x,), (x,))[1], layer(x), atol=1e-12)
+
+
+def _agrees(layer, x):
+    """A layer of implementation="polyphase" and one of forward_mode, made by `layer`, are what they say."""
+    found = jaxdeconv.explain(layer(implementation="polyphase"), x)
+    assert set(found.lowerings["transpose"].values()) == {"polyphase"}
+    function = layer(forward_mode=True)
+    np.testing.assert_allclose(jax.jvp(function, (x,), (x,))[1], function(x), atol=1e-12)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(layer(), (x,), (x,))
+
+
+def test_eqx_and_haiku_lowering_and_forward_mode():
+    equinox, hk = pytest.importorskip("equinox"), pytest.importorskip("haiku")
+    import jaxdeconv.eqx
+    import jaxdeconv.haiku
+
+    settings = {"use_bias": False, "key": jax.random.key(0)}
+    _agrees(lambda **how: jaxdeconv.eqx.ConvTranspose1d(3, 2, 4, 2, **settings, **how), array(3, 4))
+    _agrees(lambda **how: jaxdeconv.eqx.ConvTranspose(1, 3, 2, 4, 2, **settings, **how), array(3, 4))
+    static = equinox.partition(jaxdeconv.eqx.ConvTranspose1d(3, 2, 4, 2, **settings), equinox.is_array)[1]
+    assert not jax.tree.leaves(static)
+
+    def haiku(output_shape=None, **how):
+        module = hk.without_apply_rng(
+            hk.transform(lambda x: jaxdeconv.haiku.Conv1DTranspose(2, 4, 2, output_shape, with_bias=False, **how)(x))
+        )
+        return lambda x: module.apply(module.init(jax.random.key(0), x), x)
+
+    for output_shape in (None, 7):
+        _agrees(lambda output_shape=output_shape, **how: haiku(output_shape, **how), array(1, 4, 3))
 
 
 # Equinox

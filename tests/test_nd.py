@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from cases import sampled
 from jax import export
 from jax.test_util import check_grads
 
@@ -129,7 +130,7 @@ def together(functions, operands, **compiler_options):
     return jax.jit(every, compiler_options=compiler_options)(operands)
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", sampled(range(4), 4))
 @pytest.mark.parametrize(("ndim", "generic", "count"), [(2, False, 30), (3, False, 12), (1, True, 6), (2, True, 6), (3, True, 4)])
 def test_random(ndim, generic, count, part):
     several = [random_case(np.random.default_rng([ndim, generic, part, index]), ndim, generic) for index in range(count)]
@@ -212,7 +213,7 @@ def test_finite_differences(case):
     check_grads(jax.jit(case.op()), (x, w), order=1, modes=["rev"], eps=1.0, atol=1e-11, rtol=1e-11)
 
 
-@samples
+@pytest.mark.parametrize("case", sampled(SAMPLES, 2), ids=str)
 def test_jvp_of_grad(case):
     """Against JAX's own derivatives of the undecorated op, which uses none of our rules."""
     x, w, _ = case.operands()
@@ -305,7 +306,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("padding", EXPORTED)
+@pytest.mark.parametrize("padding", sampled(EXPORTED, 2))
 @pytest.mark.parametrize(("data_format", "given"), [("NHWC", True), ("NCHW", True), ("NCHW", False)])
 def test_symbolic_batch_height_and_width(padding, data_format, given):
     pads = [[1, 1], [0, 2]]
