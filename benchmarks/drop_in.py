@@ -54,14 +54,13 @@ def eqx(layer: Layer, ours: bool, x: jax.Array) -> Pure:
 
     make = jaxdeconv.eqx.ConvTranspose if ours else equinox.nn.ConvTranspose
     sizes = layer.ndim, layer.in_channels, layer.out_channels, layer.kernel, layer.strides
-    module = make(*sizes, padding=layer.padding, key=jax.random.key(0))
-    parameters, static = equinox.partition(module, equinox.is_array)
+    leaves, structure = jax.tree.flatten(make(*sizes, padding=layer.padding, key=jax.random.key(0)))
 
-    def apply(parameters: Any, x: jax.Array) -> jax.Array:
-        y = jax.vmap(equinox.combine(parameters, static))(jnp.moveaxis(x, -1, 1))
+    def apply(leaves: Any, x: jax.Array) -> jax.Array:
+        y = jax.vmap(jax.tree.unflatten(structure, leaves))(jnp.moveaxis(x, -1, 1))
         return jnp.moveaxis(y, 1, -1)
 
-    return apply, parameters
+    return apply, leaves
 
 
 def haiku(layer: Layer, ours: bool, x: jax.Array) -> Pure:

@@ -44,7 +44,7 @@ def function(padding, data_format, length, gradients):
 
 
 @pytest.mark.parametrize("gradients", sampled([True, False], 2))
-@pytest.mark.parametrize("data_format", ["NWC", "NCW"])
+@pytest.mark.parametrize("data_format", sampled(["NWC", "NCW"], 2))
 @pytest.mark.parametrize(("padding", "length"), [(padding, length) for padding in LENGTHS for length in LENGTHS[padding]])
 def test_symbolic_batch_and_width(padding, length, data_format, gradients):
     run = function(padding, data_format, LENGTHS[padding][length], gradients)

@@ -23,7 +23,7 @@ SAMPLES = [
     cases.Case(2, 3, 2, 1, 2, 5, 1, 1, "SAME", "NWC", 13),
 ]
 samples = pytest.mark.parametrize("case", SAMPLES, ids=str)
-some = pytest.mark.parametrize("case", cases.sampled(SAMPLES, 3), ids=str)
+some = pytest.mark.parametrize("case", cases.sampled(SAMPLES, 4), ids=str)
 
 
 def op(case, **keywords):
@@ -36,7 +36,7 @@ def geometry_of(case):
     return Geometry((case.kernel,), (case.stride,), (case.dilation,), (crops,), case.groups, case.data_format == "NWC")
 
 
-@pytest.mark.parametrize("part", cases.sampled(range(4), 2))
+@pytest.mark.parametrize("part", cases.sampled(range(4), 4))
 def test_trilinear_identity(part):
     """<T(x, w), g> = <x, C(g, w)> = <w, F(x, g)>."""
     several = cases.GRID[part::16]

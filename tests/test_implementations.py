@@ -95,7 +95,7 @@ def test_what_each_can(name):
 # Of the forms for TPU, which are simpler, some sets have everything that matters.
 CHECKED = [(which, *form) for form in DISTINCT for which in SETS if form[1] != "tpu" or which in ("2-D", "depthwise", "corners")]
 # By default those for CPU of some sets, and the corners; all with `-m ""`.
-DEFAULT = {"2-D", "depthwise", "forms"}
+DEFAULT = {"2-D", "depthwise"}
 CHECKED = [
     pytest.param(*each, marks=[pytest.mark.thorough] * (each[0] != "corners" and (each[2] != "cpu" or each[0] not in DEFAULT)))
     for each in CHECKED

@@ -25,7 +25,7 @@ def ours(case, x, w, **more):
     return conv_transpose(x, w, **{name: case[name] for name in ARGUMENTS if name in case}, **more)
 
 
-@pytest.mark.parametrize("chunk", sampled(range(CHUNKS), 4))
+@pytest.mark.parametrize("chunk", sampled(range(CHUNKS), CHUNKS))
 def test_values_and_gradients_equal_keras(chunk):
     recorded.check(ours, CASES[chunk::CHUNKS], "float32")
 

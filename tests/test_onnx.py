@@ -64,7 +64,7 @@ def oracle_answers(case, rng):
     return case | {"arrays": arrays}
 
 
-@pytest.mark.parametrize("chunk", sampled(range(CHUNKS), 4))
+@pytest.mark.parametrize("chunk", sampled(range(CHUNKS), CHUNKS))
 def test_values_equal_onnxruntime(chunk):
     # But for the cases in which it leaves the text: zeros before the first sample, and SAME longer than the full sum. Of these some
     # are answered by onnx's reference evaluator, which is right there; it is wrong elsewhere. See data/record_onnx.py.

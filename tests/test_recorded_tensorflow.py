@@ -20,7 +20,7 @@ def call(case, x, w):
     return getattr(jaxdeconv, case["function"])(x, w, **case["arguments"])
 
 
-@pytest.mark.parametrize("chunk", cases.sampled(range(CHUNKS), 10))
+@pytest.mark.parametrize("chunk", cases.sampled(range(CHUNKS), CHUNKS))
 def test_values_and_gradients_equal_tensorflow(chunk):
     recorded.check(call, CASES[chunk::CHUNKS])
 

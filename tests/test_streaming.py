@@ -90,7 +90,7 @@ STREAMS = [
 ]
 
 
-@pytest.mark.parametrize("stream", sampled(STREAMS, 2), ids=str)
+@pytest.mark.parametrize("stream", sampled(STREAMS, 3), ids=str)
 def test_chunks_give_what_the_whole_gives(stream):
     x, w, bias = stream.operands()
     axis = 1 if stream.data_format == "NWC" else 2
