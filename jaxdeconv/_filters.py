@@ -47,7 +47,7 @@ LAYOUTS: dict[str, _Layout] = {
 }
 
 
-def _positions(layout: _Layout, ndim: int) -> dict[str, tuple[int, ...]]:
+def positions(layout: _Layout, ndim: int) -> dict[str, tuple[int, ...]]:
     """Which axes of an array of this layout, of ndim axes in all, are k, out and in."""
     positions: dict[str, tuple[int, ...]] = {}
     start = 0
@@ -74,7 +74,7 @@ def _converted(w: jax.Array, source: _Layout, target: _Layout, groups: int) -> j
     if source == target:
         return w
     n = w.ndim
-    at = _positions(source, n)
+    at = positions(source, n)
     if source.grouped != target.grouped:
         w = regrouped(w, groups, at[source.grouped][0], at[target.grouped][0])
     if source.flipped != target.flipped:

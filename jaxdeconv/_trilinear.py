@@ -25,9 +25,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType
 
-from jaxdeconv._filters import to_tf
+from jaxdeconv._filters import from_tf, to_tf
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, transpose_of
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import select
 
@@ -76,7 +76,12 @@ Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _per_platform(
-    contraction: Contraction, choices: dict[Platform, Implementation], keywords: dict[str, Any], operand: Any, result: Any
+    contraction: Contraction,
+    choices: dict[Platform, Implementation],
+    keywords: dict[str, Any],
+    operand: Any,
+    result: Any,
+    layout: str,
 ) -> Binary:
     """One function that runs the choice of the platform it is compiled for, on operands of one dtype for a result of another."""
     wide = keywords["preferred_element_type"]
@@ -85,7 +90,9 @@ def _per_platform(
     for platform, name in choices.items():
         # GPU and TPU sum in float32 anyway. Asked for a float32 result, XLA stores it on TPU, and widens the operands on GPU.
         accelerated = platform != "cpu" and name in ("dilated", "polyphase")
-        keys[platform] = LOWERINGS[contraction, name, platform], operand if accelerated and operand == result else wide
+        stored = contraction == "transpose" and layout != "tf"
+        lowering = transpose_of(name, platform, layout) if stored else LOWERINGS[contraction, name, platform]
+        keys[platform] = lowering, operand if accelerated and operand == result else wide
         bound[keys[platform]] = partial(keys[platform][0], **keywords | {"preferred_element_type": keys[platform][1]})
     if len(bound) == 1:
         return bound.popitem()[1]
@@ -145,8 +152,12 @@ def _contract(
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     dtype: Any,
     sharding: Any = None,
+    layout: str = "tf",
 ) -> jax.Array:
-    """Runs the selected lowering, with operands of one dtype and a wide accumulator; shapes are those of x, w and the result."""
+    """Runs the selected lowering, with operands of one dtype and a wide accumulator; shapes are those of x, w and the result.
+
+    The filter of T may be stored in another layout than TensorFlow's, whose shape is among shapes all the same.
+    """
     if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shapes[-1])):
         return jnp.zeros(shapes[-1], dtype)
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, dtype)), key=lambda each: each.itemsize)
@@ -160,21 +171,22 @@ def _contract(
     keywords: dict[str, Any] = {"geometry": geometry, "precision": options.precision, "preferred_element_type": accumulator}
     if explicit and set(choices.values()) == {"dilated"}:
         keywords["out_sharding"] = sharding
-    run = _per_platform(contraction, choices, keywords, lhs.dtype, dtype)
+    run = _per_platform(contraction, choices, keywords, lhs.dtype, dtype, layout)
     convolved = [platform for platform, name in choices.items() if name in ("dilated", "polyphase")]
     separable = not (explicit or options.forward_mode or options.implementation)
     if jax.__version_info__ < (0, 10) and "cpu" not in convolved:  # JAX could not transpose the loops of the forms for CPU in it
         separable = False
     if separable and convolved and UNABLE["matmul"](contraction, sizes) is None:
         products = choices | dict.fromkeys(convolved, "matmul")
-        run = _apart(run, _per_platform(contraction, products, keywords, lhs.dtype, dtype))
+        run = _apart(run, _per_platform(contraction, products, keywords, lhs.dtype, dtype, layout))
     return run(lhs, rhs).astype(dtype)
 
 
-def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    """T(x, w), in options.dtype; every JAX transformation applies to it."""
-    shapes = x.shape, w.shape, geometry.output_shape(x.shape, w.shape)
-    return _contract("transpose", x, w, geometry, options, shapes, options.dtype)
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str = "tf") -> jax.Array:
+    """T(x, w), of w as it is stored in a layout, in options.dtype; every JAX transformation applies to it."""
+    shape = jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape
+    shapes = x.shape, shape, geometry.output_shape(x.shape, shape)
+    return _contract("transpose", x, w, geometry, options, shapes, options.dtype, layout=layout)
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
@@ -189,21 +201,24 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, options: Options
     return _contract("filter_grad", x, g, geometry, options, shapes, like.dtype, jax.typeof(like).sharding)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _transpose_vjp(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    return transpose(x, w, geometry, options)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _transpose_vjp(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str) -> jax.Array:
+    return transpose(x, w, geometry, options, layout)
 
 
-def _forward(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return transpose(x, w, geometry, options), (x, w)
+def _forward(
+    x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return transpose(x, w, geometry, options, layout), (x, w)
 
 
 def _backward(
-    geometry: Geometry, options: Options, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+    geometry: Geometry, options: Options, layout: str, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     # Undecorated contractions, here and in _forward: JAX differentiates the rules themselves for second derivatives, in either mode.
-    x, w = residuals
-    return input_grad(g, w, geometry, options, like=x), filter_grad(x, g, geometry, options, like=w)
+    x, w = residuals[0], to_tf(residuals[1], layout, geometry.groups)
+    dw = filter_grad(x, g, geometry, options, like=w)
+    return input_grad(g, w, geometry, options, like=x), from_tf(dw, layout, geometry.groups)
 
 
 _transpose_vjp.defvjp(_forward, _backward)
@@ -243,11 +258,12 @@ def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Arra
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
     with jax.named_scope(options.name):
-        w = to_tf(w, layout, geometry.groups)
+        if _explicitly_sharded(x, w):  # specs are of axes in TensorFlow's order
+            w, layout = to_tf(w, layout, geometry.groups), "tf"
         if options.forward_mode:
-            y = transpose(x, w, geometry, options)
+            y = transpose(x, w, geometry, options, layout)
         else:
-            y = _transpose_vjp(*_same_varying_axes(x, w), geometry, options)
+            y = _transpose_vjp(*_same_varying_axes(x, w), geometry, options, layout)
         return biased(y, bias, geometry)
 
 
@@ -289,8 +305,8 @@ def conv_transpose(
 ) -> jax.Array:
     """T(x, w) + bias under `options.name`, with the gradient rules unless forward_mode; the one way in for every front-end.
 
-    w has the layout that is named, and is brought to TensorFlow's here. All of it is jitted, with static geometry, because an eager
-    call of a custom_vjp costs 100 times a cached jitted one.
+    w has the layout that is named. All of it is jitted, with static geometry, because an eager call of a custom_vjp costs 100 times a
+    cached jitted one.
     """
     recorded = calls.get()
     if recorded is not None or options.implementation is not None:  # else not worth the microseconds

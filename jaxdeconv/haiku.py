@@ -57,8 +57,9 @@ class _Transposed(hk.Module):
         how: Any = {"precision": precision, "implementation": self.implementation, "forward_mode": self.forward_mode}
         if self.output_shape is None:
             spec = tuple(range(n + 2)) if first else (0, n + 1, *range(1, n + 1))
-            numbers = jax.lax.ConvDimensionNumbers(spec, (n + 1, n, *range(n)), spec)
-            w = convert_filters(w, "haiku", "lax", groups)
+            if groups > 1:  # which lax counts along the other channels
+                w = jnp.swapaxes(convert_filters(w, "haiku", "lax", groups), n, n + 1)
+            numbers = jax.lax.ConvDimensionNumbers(spec, (n, n + 1, *range(n)), spec)
             y = lax.conv_transpose(x, w, self.stride, self.padding, None, numbers, feature_group_count=groups, **how)
         else:  # by TensorFlow's rule
             letters, sizes = "DHW"[-n:], list(self.output_shape)

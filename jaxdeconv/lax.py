@@ -14,6 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._canonicalize import Precision, error
+from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
 from jaxdeconv._lowerings import Implementation
 from jaxdeconv._trilinear import conv_transpose as _conv_transpose
@@ -143,11 +144,13 @@ def conv_transpose(
     # The core has two layouts: that of lhs or else of the result, if either is one of them, saves a transposition.
     channels_last, channels_first = (0, n + 1, *range(1, n + 1)), tuple(range(n + 2))
     core = next((spec for spec in (numbers.lhs_spec, numbers.out_spec) if spec in (channels_last, channels_first)), channels_last)
-    x, w = _moved(x, numbers.lhs_spec, core), _moved(w, numbers.rhs_spec, (n + 1, n, *range(n)))
+    x = _moved(x, numbers.lhs_spec, core)
+    layout, spec = _stored(numbers.rhs_spec, groups, transpose_kernel)
+    w = _moved(w, numbers.rhs_spec, spec)
     geometry = Geometry(kernel, strides, dilations, crops, groups, core == channels_last)
     x, w = _as_floats(x, w, preferred_element_type)
     options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
-    y = _conv_transpose(x, w, geometry, options, layout="lax_transpose_kernel" if transpose_kernel else "lax")
+    y = _conv_transpose(x, w, geometry, options, layout=layout)
     return _moved(y, core, numbers.out_spec)
 
 
@@ -172,6 +175,18 @@ def _dimension_numbers(function: str, x: jax.Array, w: jax.Array, value: Any) ->
         )
         raise error(ValueError, function, rule, "dimension_numbers", value, "pass ('NHWC', 'HWIO', 'NHWC'), for example, or None")
     return lax.ConvDimensionNumbers(*specs)
+
+
+def _stored(spec: Sequence[int], groups: int, transpose_kernel: bool) -> tuple[str, Sequence[int]]:
+    """The layout that rhs has, or the default one of lax, and the out, in and spatial axes of that in lax's words."""
+    names = ["lax", "equinox", "haiku"][: 3 if groups == 1 else 2]  # haiku's groups are along the other channels
+    for name in ["lax_transpose_kernel", "torch"] if transpose_kernel else names:
+        at = positions(LAYOUTS[name], len(spec))
+        out, inputs = ("in", "out") if transpose_kernel else ("out", "in")
+        if tuple(spec) == (*at[out], *at[inputs], *at["k"]):
+            return name, spec
+    n = len(spec) - 2
+    return "lax_transpose_kernel" if transpose_kernel else "lax", (n + 1, n, *range(n))
 
 
 def _moved(a: jax.Array, source: Sequence[int], target: Sequence[int]) -> jax.Array:

@@ -165,6 +165,41 @@ def test_patches_in_pieces(batch, monkeypatch):
     np.testing.assert_allclose(jax.jit(mapped)(x, g), filter_grad(x, g), rtol=1e-12)
 
 
+# Of few inputs and many channels, whose filter stays as it is stored; of some more; and of many inputs, whose filter does not.
+STORED = [
+    layers.Layer(1, (3,), 40, 30, (4,), (2,), (1,), ((1, 0),)),
+    layers.Layer(2, (2,), 40, 30, (3,), (3,), (2,), ((-1, 2),), 1, False),
+    layers.Layer(2, (9,), 60, 50, (5,), (2,), (1,), ((1, 2),)),
+    layers.Layer(1, (2, 1), 30, 20, (2, 3), (2, 1), (1, 2), ((0, 1), (1, -1))),
+    layers.Layer(1, (2, 2), 30, 20, (3, 2), (1, 3), (2, 1), ((1, 1), (0, 0)), 1, False),
+    layers.Layer(2, (5,), 4, 3, (4,), (2,), (1,), ((1, 1),)),
+    layers.Layer(1, (3,), 40, 30, (4,), (2,), (1,), ((1, 0),), 2),
+    layers.Layer(1, (3,), 6, 4, (3,), (2,), (1,), ((1, 0),), 2, False),
+]
+
+
+@pytest.mark.parametrize("layout", ["lax", "haiku", "equinox", "torch"])  # the others are these, or TensorFlow's
+@pytest.mark.parametrize("name", ["matmul", "dilated", pytest.param("polyphase", marks=pytest.mark.thorough)])
+def test_filters_as_they_are_stored(name, layout):
+    """T, C and F of a filter in any layout, F in the same; and the two ways of T differ by sizes as they should."""
+    kept = []
+    for seed, layer in enumerate(STORED):
+        geometry = Geometry(*layer.window)
+        x, w, g = layer.operands(seed)
+        to_layout = partial(jaxdeconv.convert_filters, source="tf", target=layout, groups=layer.groups)
+        stored, options = to_layout(w), trilinear.Options("stored", "stored", x.dtype, implementation=name)
+
+        def run(x, w, geometry=geometry, options=options):
+            return trilinear.conv_transpose(x, w, geometry, options, layout=layout)
+
+        y, dx, dw = jax.jit(lambda x, w, g, run=run: ((found := jax.vjp(run, x, w))[0], *found[1](g)))(x, stored, g)
+        expected_y, expected_dx, expected_dw = layer.expected(x, w, g)
+        for actual, expected in ((y, expected_y), (dx, expected_dx), (dw, to_layout(expected_dw))):
+            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=str(layer))
+        kept.append(_cpu_forms.keeps_layout(x, stored, geometry, layout))
+    assert kept == [True] * 5 + [False] * 3
+
+
 @pytest.mark.parametrize("contraction", CONTRACTIONS)
 def test_the_accumulator_is_wide(contraction):
     """Sums of float16 products in float32: each result is that of the exact sum of the operands as they are."""

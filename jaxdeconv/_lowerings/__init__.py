@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
+from jaxdeconv._filters import to_tf
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import _cpu_forms, _work_cpu, _work_gpu, _work_tpu, dilated, elementwise, matmul, polyphase
 from jaxdeconv._lowerings._groups import MOST_ON_CPU, per_group
 from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Platform, Sizes
 
-__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform", "shards_well"]
+__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform", "shards_well", "transpose_of"]
 
 Lowering: TypeAlias = Callable[..., jax.Array]
 
@@ -79,6 +80,24 @@ def _table() -> dict[tuple[Contraction, Implementation, Platform], Lowering]:
 
 LOWERINGS: Mapping[tuple[Contraction, Implementation, Platform], Lowering] = MappingProxyType(_table())
 """Platforms share a function where they want the same form."""
+
+
+@cache
+def transpose_of(name: Implementation, platform: Platform, layout: str) -> Lowering:
+    """T of a filter as it is stored in a layout; those that do not take it as it is have it brought to TensorFlow's."""
+    lowering = LOWERINGS["transpose", name, platform]
+    if layout == "tf":
+        return lowering
+    if (name, platform) == ("dilated", "cpu"):  # elsewhere XLA folds the transposition, and finds cuDNN's function by the reversal
+        return partial(lowering, layout=layout)
+
+    def lowered(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+        if (name, platform) == ("matmul", "cpu") and _cpu_forms.keeps_layout(x, w, geometry, layout):
+            return _cpu_forms.matmul_transpose_of_stored(x, w, geometry, layout, **keywords)
+        return lowering(x, to_tf(w, layout, geometry.groups), geometry, **keywords)
+
+    return lowered
+
 
 UNABLE: Mapping[Implementation, Callable[[Contraction, Sizes], str | None]] = MappingProxyType(
     {

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdeconv._filters import regrouped
+from jaxdeconv._filters import LAYOUTS, positions, regrouped
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._work import Sizes
 
@@ -41,19 +41,22 @@ def _swapped(spec: tuple[int, ...]) -> tuple[int, ...]:
     return (spec[1], spec[0], *spec[2:])
 
 
-def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-    """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
-    n = geometry.ndim
-    w = regrouped(w, geometry.groups, whole=n + 1, part=n)  # lax counts the groups of a right-hand side along its output features
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "tf", **keywords: Any) -> jax.Array:
+    """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i], of a filter that may be stored in any layout."""
+    n, stored = geometry.ndim, LAYOUTS[layout]
+    at = positions(stored, w.ndim)
+    (out,), (inputs,) = at["out"], at["in"]
+    if stored.grouped == "in":  # lax counts the groups of a right-hand side along its output features
+        w = regrouped(w, geometry.groups, whole=inputs, part=out)
     activations = _activation_spec(geometry)
     return lax.conv_general_dilated(
         x,
-        lax.rev(w, tuple(range(n))),
+        w if stored.flipped else lax.rev(w, at["k"]),
         window_strides=(1,) * n,
         padding=[(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)],
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.dilations,
-        dimension_numbers=lax.ConvDimensionNumbers(activations, _filter_spec(geometry), activations),
+        dimension_numbers=lax.ConvDimensionNumbers(activations, (out, inputs, *at["k"]), activations),
         feature_group_count=geometry.groups,
         **keywords,
     )
