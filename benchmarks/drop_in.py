@@ -18,7 +18,7 @@ from benchmarks.layers import LAYERS, Layer
 from benchmarks.tables import milliseconds, ratio, table
 from benchmarks.timing import alternate, medians
 
-NAMES = ("hifigan.up1.b1", "hifigan.up2.b1", "encodec.up2.b1", "dcgan.up4.b16", "cyclegan.up1.b1", "unet3d.k3.b1")
+NAMES = ("hifigan.up1.b1", "hifigan.up3.b1", "encodec.up2.b1", "dac.up1.b1", "dcgan.up4.b16", "cyclegan.up1.b1", "unet3d.k3.b1")
 Pure = tuple[Callable[[Any, jax.Array], jax.Array], Any]  # of parameters and x, and the parameters
 
 

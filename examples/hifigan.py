@@ -223,7 +223,7 @@ def load(generator: Generator, state: Mapping[str, np.ndarray]) -> None:
         if value.shape != own[path][...].shape:
             raise ValueError(f"{name} of the checkpoint is {value.shape} in Flax's layout, and {own[path][...].shape} here")
         copied[path] = own[path].replace(value)
-    nnx.update(generator, nnx.State.from_flat_path(copied))
+    nnx.update(generator, nnx.from_flat_state(copied))
 
 
 def torch_generator(config: Config) -> Any:
