@@ -83,3 +83,10 @@ def test_version_is_that_of_the_distribution():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("run from a source tree that is not installed")
     assert jaxdeconv.__version__ == installed
+
+
+def test_what_is_written_about_the_version_is_that_version():
+    root = Path(__file__).parents[1]
+    assert f"\nversion: {jaxdeconv.__version__}\n" in (root / "CITATION.cff").read_text()
+    newest = next(line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert newest.split()[1] in (jaxdeconv.__version__, "Unreleased")

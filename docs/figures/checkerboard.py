@@ -45,7 +45,7 @@ def main():
     for axes, (title, w) in zip(all_axes, filters.items(), strict=True):
         y = upsampled(picture, np.asarray(w, np.float64).reshape(w.shape[:2]))
         # Rounded, so that the colours are the same on every machine.
-        axes.pcolormesh(np.round(y / y.mean(), 2), cmap="cividis", vmin=0.4, vmax=1.6)
+        axes.pcolormesh(np.round(y / y.mean(), 2), cmap="cividis", vmin=0.4, vmax=1.6, edgecolors="face", linewidth=0.4)
         axes.set_aspect("equal")
         axes.set_title(title, fontsize=10)
         axes.axis("off")
