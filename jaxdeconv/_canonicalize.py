@@ -161,6 +161,15 @@ def integers(function: str, name: str, value: object) -> tuple[int, ...]:
     return tuple(integer(function, name, entry, whole=value) for entry in entries)
 
 
+def group_count(function: str, name: str, value: object, described: str, inputs: int, outputs: int) -> int:
+    """The number of groups of a layer, which divides its channels."""
+    groups = integer(function, name, value)
+    if groups < 1 or inputs % groups or outputs % groups:
+        advice = "pass a divisor of both, 1 for no groups"
+        raise error(ValueError, function, f"{name} must divide {described}", name, value, advice)
+    return groups
+
+
 def spatial(
     function: str, name: str, value: object, ndim: int, channels_last: bool | None = None, minimum: int = 1
 ) -> tuple[int, ...]:

@@ -37,6 +37,10 @@ def conv_transpose(
     if x.ndim <= n:
         rule = f"inputs must have {n} spatial dimensions and features, after any number of batch dimensions"
         raise error(ValueError, FUNCTION, rule, "inputs.shape", x.shape, "kernel_size has an entry for each spatial dimension")
+    groups = keywords["feature_group_count"]
+    if x.shape[-1] != (features := kernel.shape[-1] if transpose_kernel else kernel.shape[-2] * groups):
+        rule = f"inputs must have the {features} features of the kernel, which has shape {kernel.shape}, in {groups} group"
+        raise error(ValueError, FUNCTION, rule + "s" * (groups > 1), "inputs.shape", x.shape, "features are the last axis")
     if (circular := padding == "CIRCULAR") and any(extra):
         rule, advice = "output_padding must be 0 with padding='CIRCULAR'", "what is circular has a length of its own, W*s"
         raise error(ValueError, FUNCTION, rule, "output_padding", output_padding, advice)

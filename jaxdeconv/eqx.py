@@ -64,6 +64,9 @@ class ConvTranspose(equinox.nn.ConvTranspose):
         if x.ndim != n + 1:
             rule = f"x must have rank {n + 1}, channels and {n} spatial dimensions"
             raise error(ValueError, function, rule, "x.shape", x.shape, "map over a batch with jax.vmap")
+        if x.shape[0] != self.in_channels:
+            rule = f"x must have {self.in_channels} channels, in_channels of the layer"
+            raise error(ValueError, function, rule, "x.shape", x.shape, "channels are the first axis")
         pads = self._lax_pads()
         if self.padding_mode == "CIRCULAR":
             # Whole input samples of padding come from the other end; only less than a stride of it is zeros.

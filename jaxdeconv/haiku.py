@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv import lax, tf
 from jaxdeconv._canonicalize import error
 from jaxdeconv._convert import convert_filters
@@ -41,10 +42,9 @@ class _Transposed(hk.Module):
             rule = f"inputs must have rank {n + 1} or {n + 2}, {n} spatial dimensions, channels and perhaps a batch"
             raise error(ValueError, function, rule, "inputs.shape", inputs.shape, "flatten several batch dimensions into one")
         x = inputs if inputs.ndim == n + 2 else inputs[None]
-        channels, groups = x.shape[self.channel_index], self.groups
-        if groups < 1 or channels % groups or self.output_channels % groups:
-            rule = f"groups must divide the {channels} channels of inputs and output_channels={self.output_channels}"
-            raise error(ValueError, function, rule, "groups", groups, "pass a divisor of both, 1 for no groups")
+        channels = x.shape[self.channel_index]
+        described = f"the {channels} channels of inputs and output_channels={self.output_channels}"
+        groups = canonicalize.group_count(function, "groups", self.groups, described, channels, self.output_channels)
         shape = (*self.kernel_shape, self.output_channels // groups, channels)
         if self.mask is not None and self.mask.shape != shape:
             rule = f"mask must have the shape of the filter, {shape}"

@@ -61,6 +61,9 @@ def icnr(initializer: Initializer, strides: int | Sequence[int], layout: FilterL
         >>> bool((w[0] == w[1]).all() and (w[2] == w[3]).all())
         True
     """
+    if not callable(initializer):
+        advice = "pass one of jax.nn.initializers, for example he_normal()"
+        raise error(TypeError, "icnr", "initializer must be a function of key, shape and dtype", "initializer", initializer, advice)
     _check("icnr", strides, layout)
 
     def init(key: Any, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._canonicalize import error
 from jaxdeconv._flax import FUNCTION, conv_transpose
 from jaxdeconv._lowerings import Implementation
@@ -58,10 +59,11 @@ class ConvTranspose(linen.ConvTranspose):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """`[*batch, *W, I]` -> `[*batch, *L, O]`, with any number of batch dimensions."""
         kernel_size = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
-        groups, features = self.feature_group_count, inputs.shape[-1]
-        if groups < 1 or features % groups or self.features % groups:
-            rule = f"feature_group_count must divide the {features} features of inputs and features={self.features}"
-            raise error(ValueError, FUNCTION, rule, "feature_group_count", groups, "pass a divisor of both, 1 for no groups")
+        features = inputs.shape[-1]
+        described = f"the {features} features of inputs and features={self.features}"
+        groups = canonicalize.group_count(
+            FUNCTION, "feature_group_count", self.feature_group_count, described, features, self.features
+        )
         channels = (self.features // groups, features) if self.transpose_kernel else (features // groups, self.features)
         shape = (*kernel_size, *channels)
         if self.mask is not None and self.mask.shape != shape:

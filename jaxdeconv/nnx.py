@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._canonicalize import error
 from jaxdeconv._flax import FUNCTION, conv_transpose
 from jaxdeconv._lowerings import Implementation
@@ -70,10 +71,10 @@ class ConvTranspose(nnx.ConvTranspose):
         rngs: Any,
         **keywords: Any,
     ) -> None:
-        groups = feature_group_count
-        if groups < 1 or in_features % groups or out_features % groups:
-            rule = f"feature_group_count must divide in_features={in_features} and out_features={out_features}"
-            raise error(ValueError, FUNCTION, rule, "feature_group_count", groups, "pass a divisor of both, 1 for no groups")
+        described = f"in_features={in_features} and out_features={out_features}"
+        groups = canonicalize.group_count(FUNCTION, "feature_group_count", feature_group_count, described, in_features, out_features)
+        if not all(k > 0 for k in canonicalize.integers(FUNCTION, "kernel_size", kernel_size)):
+            raise error(ValueError, FUNCTION, "kernel_size must be positive", "kernel_size", kernel_size, "give each dimension a tap")
         # Flax makes parameters by these two sizes: those of a group along the axis that is divided.
         inputs, outputs = in_features // groups, out_features
         if groups > 1 and keywords.get("transpose_kernel"):

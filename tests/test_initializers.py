@@ -119,6 +119,7 @@ def test_the_report_says_what_would_be_even():
 
 ERRORS = [
     (lambda: initializers.icnr(NORMAL, 2)(None, (3, 1, 1)), ValueError, "icnr: the kernel must be a multiple of the stride, 2, for all phases to be alike, got shape[0]=3; take 4 taps"),
+    (lambda: initializers.icnr("he", 2), TypeError, "icnr: initializer must be a function of key, shape and dtype, got initializer='he'"),
     (lambda: initializers.icnr(NORMAL, 2, "pytorch"), ValueError, "icnr: layout must be 'tf' or"),
     (lambda: initializers.icnr(NORMAL, 0.5), TypeError, "icnr: strides must be of integers, got strides=0.5"),
     (lambda: initializers.icnr(NORMAL, (2, 2))(None, (4, 1, 1)), ValueError, "icnr: strides must be an int or have length 1, got strides=(2, 2)"),
