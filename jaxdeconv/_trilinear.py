@@ -25,9 +25,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType
 
-from jaxdeconv._filters import from_tf, to_tf
+from jaxdeconv._filters import to_tf
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, transpose_of
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import select
 
@@ -79,21 +79,23 @@ def _per_platform(
     contraction: Contraction,
     choices: dict[Platform, Implementation],
     keywords: dict[str, Any],
-    operand: Any,
-    result: Any,
+    dtypes: tuple[Any, Any],
     layout: str,
+    sizes: Sizes | None,
 ) -> Binary:
     """One function that runs the choice of the platform it is compiled for, on operands of one dtype for a result of another."""
-    wide = keywords["preferred_element_type"]
-    bound: dict[tuple[Any, Any], Binary] = {}
-    keys: dict[Platform, tuple[Any, Any]] = {}
+    wide, (operand, result) = keywords["preferred_element_type"], dtypes
+    bound: dict[tuple[Any, ...], Binary] = {}
+    keys: dict[Platform, tuple[Any, ...]] = {}
     for platform, name in choices.items():
         # GPU and TPU sum in float32 anyway. Asked for a float32 result, XLA stores it on TPU, and widens the operands on GPU.
         accelerated = platform != "cpu" and name in ("dilated", "polyphase")
-        stored = contraction == "transpose" and layout != "tf"
-        lowering = transpose_of(name, platform, layout) if stored else LOWERINGS[contraction, name, platform]
-        keys[platform] = lowering, operand if accelerated and operand == result else wide
-        bound[keys[platform]] = partial(keys[platform][0], **keywords | {"preferred_element_type": keys[platform][1]})
+        dtype = operand if accelerated and operand == result else wide
+        lowering, form = LOWERINGS[contraction, name, platform], stored_form(contraction, name, platform, layout, sizes)
+        keys[platform] = lowering, form, dtype
+        bound[keys[platform]] = partial(
+            form or converted(contraction, lowering, layout), **keywords | {"preferred_element_type": dtype}
+        )
     if len(bound) == 1:
         return bound.popitem()[1]
 
@@ -156,7 +158,7 @@ def _contract(
 ) -> jax.Array:
     """Runs the selected lowering, with operands of one dtype and a wide accumulator; shapes are those of x, w and the result.
 
-    The filter of T may be stored in another layout than TensorFlow's, whose shape is among shapes all the same.
+    The filter, or its gradient, is stored in a layout; shapes has its shape in TensorFlow's, but as a result.
     """
     if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shapes[-1])):
         return jnp.zeros(shapes[-1], dtype)
@@ -171,34 +173,40 @@ def _contract(
     keywords: dict[str, Any] = {"geometry": geometry, "precision": options.precision, "preferred_element_type": accumulator}
     if explicit and set(choices.values()) == {"dilated"}:
         keywords["out_sharding"] = sharding
-    run = _per_platform(contraction, choices, keywords, lhs.dtype, dtype, layout)
+    static = all(isinstance(size, int) for size in shapes[0])
+    how = keywords, (lhs.dtype, dtype), layout, sizes if static else None
+    run = _per_platform(contraction, choices, *how)
     convolved = [platform for platform, name in choices.items() if name in ("dilated", "polyphase")]
     separable = not (explicit or options.forward_mode or options.implementation)
     if jax.__version_info__ < (0, 10) and "cpu" not in convolved:  # JAX could not transpose the loops of the forms for CPU in it
         separable = False
     if separable and convolved and UNABLE["matmul"](contraction, sizes) is None:
         products = choices | dict.fromkeys(convolved, "matmul")
-        run = _apart(run, _per_platform(contraction, products, keywords, lhs.dtype, dtype, layout))
+        run = _apart(run, _per_platform(contraction, products, *how))
     return run(lhs, rhs).astype(dtype)
+
+
+def _tf_shape(w: jax.Array, geometry: Geometry, layout: str) -> tuple[int, ...]:
+    return jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape if layout != "tf" else w.shape
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str = "tf") -> jax.Array:
     """T(x, w), of w as it is stored in a layout, in options.dtype; every JAX transformation applies to it."""
-    shape = jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape
+    shape = _tf_shape(w, geometry, layout)
     shapes = x.shape, shape, geometry.output_shape(x.shape, shape)
     return _contract("transpose", x, w, geometry, options, shapes, options.dtype, layout=layout)
 
 
-def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
+def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, options: Options, like: jax.Array, layout: str = "tf") -> jax.Array:
     """C(g, w), of the shape, dtype and sharding of x, which is `like`."""
-    shapes = like.shape, w.shape, like.shape
-    return _contract("input_grad", g, w, geometry, options, shapes, like.dtype, jax.typeof(like).sharding)
+    shapes = like.shape, _tf_shape(w, geometry, layout), like.shape
+    return _contract("input_grad", g, w, geometry, options, shapes, like.dtype, jax.typeof(like).sharding, layout)
 
 
-def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, options: Options, like: jax.Array) -> jax.Array:
-    """F(x, g), of the shape, dtype and sharding of w, which is `like`."""
-    shapes = x.shape, like.shape, like.shape
-    return _contract("filter_grad", x, g, geometry, options, shapes, like.dtype, jax.typeof(like).sharding)
+def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, options: Options, like: jax.Array, layout: str = "tf") -> jax.Array:
+    """F(x, g), of the shape, dtype, sharding and layout of w, which is `like`."""
+    shapes = x.shape, _tf_shape(like, geometry, layout), like.shape
+    return _contract("filter_grad", x, g, geometry, options, shapes, like.dtype, jax.typeof(like).sharding, layout)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -216,9 +224,8 @@ def _backward(
     geometry: Geometry, options: Options, layout: str, residuals: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     # Undecorated contractions, here and in _forward: JAX differentiates the rules themselves for second derivatives, in either mode.
-    x, w = residuals[0], to_tf(residuals[1], layout, geometry.groups)
-    dw = filter_grad(x, g, geometry, options, like=w)
-    return input_grad(g, w, geometry, options, like=x), from_tf(dw, layout, geometry.groups)
+    x, w = residuals
+    return input_grad(g, w, geometry, options, x, layout), filter_grad(x, g, geometry, options, w, layout)
 
 
 _transpose_vjp.defvjp(_forward, _backward)
@@ -310,7 +317,7 @@ def conv_transpose(
     """
     recorded = calls.get()
     if recorded is not None or options.implementation is not None:  # else not worth the microseconds
-        filter_shape = jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape
+        filter_shape = _tf_shape(w, geometry, layout)
         call = Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options)
         _check_able(call)
         if recorded is not None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 
-from jaxdeconv._filters import to_tf
+from jaxdeconv._filters import from_tf, to_tf
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import _cpu_forms, _work_cpu, _work_gpu, _work_tpu, dilated, elementwise, matmul, polyphase
+from jaxdeconv._lowerings import _cpu_forms, _cpu_stored, _work_cpu, _work_gpu, _work_tpu, dilated, elementwise, matmul, polyphase
 from jaxdeconv._lowerings._groups import MOST_ON_CPU, per_group
 from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Platform, Sizes
 
-__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform", "shards_well", "transpose_of"]
+__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform", "converted", "shards_well", "stored_form"]
 
 Lowering: TypeAlias = Callable[..., jax.Array]
 
@@ -82,19 +82,30 @@ LOWERINGS: Mapping[tuple[Contraction, Implementation, Platform], Lowering] = Map
 """Platforms share a function where they want the same form."""
 
 
-@cache
-def transpose_of(name: Implementation, platform: Platform, layout: str) -> Lowering:
-    """T of a filter as it is stored in a layout; those that do not take it as it is have it brought to TensorFlow's."""
-    lowering = LOWERINGS["transpose", name, platform]
+def stored_form(
+    contraction: Contraction, name: Implementation, platform: Platform, layout: str, sizes: Sizes | None
+) -> Lowering | None:
+    """The form of a lowering that takes, or gives, a filter as it is stored in a layout; None if it is to be `converted`.
+
+    sizes is None where some are symbolic. Elsewhere than on CPU, XLA folds the transposition into the product or convolution, and
+    finds cuDNN's function for T by the reversal.
+    """
+    if layout == "tf" or platform != "cpu":
+        return None
+    if name == "matmul" and sizes is not None and _cpu_stored.keeps_layout(sizes, layout):
+        return partial(getattr(_cpu_stored, contraction), layout=layout, sizes=sizes)
+    return partial(dilated.transpose, layout=layout) if (contraction, name) == ("transpose", "dilated") else None
+
+
+def converted(contraction: Contraction, lowering: Lowering, layout: str) -> Lowering:
+    """The lowering with a filter in a layout, brought to TensorFlow's and back."""
     if layout == "tf":
         return lowering
-    if (name, platform) == ("dilated", "cpu"):  # elsewhere XLA folds the transposition, and finds cuDNN's function by the reversal
-        return partial(lowering, layout=layout)
 
-    def lowered(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-        if (name, platform) == ("matmul", "cpu") and _cpu_forms.keeps_layout(x, w, geometry, layout):
-            return _cpu_forms.matmul_transpose_of_stored(x, w, geometry, layout, **keywords)
-        return lowering(x, to_tf(w, layout, geometry.groups), geometry, **keywords)
+    def lowered(lhs: jax.Array, rhs: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+        if contraction == "filter_grad":
+            return from_tf(lowering(lhs, rhs, geometry, **keywords), layout, geometry.groups)
+        return lowering(lhs, to_tf(rhs, layout, geometry.groups), geometry, **keywords)
 
     return lowered
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import overlap_add, padded, patches, static
 from jaxdeconv._lowerings.elementwise import with_crops
@@ -50,45 +49,6 @@ def matmul_transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords:
         return overlap_add(products.reshape(*x.shape[:-1], *w.shape[:-1]), geometry)
     products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
     return overlap_add(products.reshape(*w.shape[:-1], *products.shape[1:]), geometry)
-
-
-def keeps_layout(x: jax.Array, w: jax.Array, geometry: Geometry, layout: str) -> bool:
-    """Whether products with the filter as it is stored, rearranged, move less than bringing it to TensorFlow's layout would."""
-    at = positions(LAYOUTS[layout], w.ndim)
-    (out,), (inputs,) = at["out"], at["in"]
-    if geometry.groups > 1 or not static(x):
-        return False
-    rows, repeated = x.size // w.shape[inputs], inputs == w.ndim - 2  # x is, for each tap
-    return rows * (w.shape[out] + w.shape[inputs] * repeated) < w.shape[out] * w.shape[inputs]
-
-
-def matmul_transpose_of_stored(x: jax.Array, w: jax.Array, geometry: Geometry, layout: str, **keywords: Any) -> jax.Array:
-    """T of a filter in a layout that `keeps_layout`: one product, or one for each tap where in is between k and out."""
-    if not geometry.channels_last:
-        last = replace(geometry, channels_last=True)
-        return jnp.moveaxis(matmul_transpose_of_stored(jnp.moveaxis(x, 1, -1), w, last, layout, **keywords), -1, 1)
-    stored, samples = LAYOUTS[layout], x.shape[:-1]
-    if stored.axes == ("out", "in", "k"):  # a transposition that leaves the taps together is nearly a copy
-        stored, w = stored._replace(axes=("in", "out", "k")), jnp.swapaxes(w, 0, 1)
-    at = positions(stored, w.ndim)
-    (inputs,) = at["in"]
-    before, after = w.shape[:inputs], w.shape[inputs + 1 :]
-    rows = x.reshape(-1, x.shape[-1])
-    if before and after:
-        taps = w.reshape(-1, w.shape[inputs], *after)
-        products = lax.dot_general(jnp.broadcast_to(rows, (len(taps), *rows.shape)), taps, (((2,), (1,)), ((0,), (0,))), **keywords)
-        products = jnp.swapaxes(products, 0, 1)
-    elif after:
-        products = lax.dot_general(rows, w.reshape(w.shape[0], -1), (((1,), (0,)), ((), ())), **keywords)
-    elif len(rows) <= FEW:
-        products = lax.dot_general(w.reshape(-1, w.shape[-1]), rows, (((1,), (1,)), ((), ())), **keywords).T
-    else:
-        products = lax.dot_general(rows, w.reshape(-1, w.shape[-1]), (((1,), (1,)), ((), ())), **keywords)
-    products = products.reshape(*samples, *before, *after)
-    order = [axis - (axis > inputs) + len(samples) for name in ("k", "out") for axis in at[name]]
-    products = products.transpose(*range(len(samples)), *order)
-    taps_at = range(len(samples), len(samples) + geometry.ndim)
-    return overlap_add(jnp.flip(products, taps_at) if stored.flipped else products, geometry)
 
 
 def matmul_input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
