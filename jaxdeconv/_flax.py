@@ -27,6 +27,7 @@ def conv_transpose(
     kernel_dilation: int | Sequence[int] | None,
     output_padding: int | Sequence[int],
     transpose_kernel: bool,
+    feature_group_count: int,
     **keywords: Any,
 ) -> jax.Array:
     """x `[*batch, *W, in]` with any number of batch dimensions, kernel and the arguments as those of the layers."""
@@ -37,10 +38,10 @@ def conv_transpose(
     if x.ndim <= n:
         rule = f"inputs must have {n} spatial dimensions and features, after any number of batch dimensions"
         raise error(ValueError, FUNCTION, rule, "inputs.shape", x.shape, "kernel_size has an entry for each spatial dimension")
-    groups = keywords["feature_group_count"]
-    if x.shape[-1] != (features := kernel.shape[-1] if transpose_kernel else kernel.shape[-2] * groups):
-        rule = f"inputs must have the {features} features of the kernel, which has shape {kernel.shape}, in {groups} group"
-        raise error(ValueError, FUNCTION, rule + "s" * (groups > 1), "inputs.shape", x.shape, "features are the last axis")
+    features = kernel.shape[-1] if transpose_kernel else kernel.shape[-2] * feature_group_count
+    if x.shape[-1] != features:
+        rule = f"inputs must have the {features} features that the kernel of shape {kernel.shape} is for"
+        raise error(ValueError, FUNCTION, rule, "inputs.shape", x.shape, "features are the last axis")
     if (circular := padding == "CIRCULAR") and any(extra):
         rule, advice = "output_padding must be 0 with padding='CIRCULAR'", "what is circular has a length of its own, W*s"
         raise error(ValueError, FUNCTION, rule, "output_padding", output_padding, advice)
@@ -57,6 +58,7 @@ def conv_transpose(
         dilations,
         jax.lax.ConvDimensionNumbers(channels_last, (n + 1, n, *range(n)), channels_last),
         transpose_kernel,
+        feature_group_count=feature_group_count,
         **keywords,
     )
     if circular:
