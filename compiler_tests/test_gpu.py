@@ -3,11 +3,14 @@
 Needs the package jax[cuda13], and no GPU. docs/gpu.md says what this shows and what it does not.
 """
 
+from collections.abc import Callable
+
 import jax
 import pytest
 
 pytest.importorskip("jax_plugins.xla_cuda13")
 
+import jaxdeconv
 from benchmarks.layers import LAYERS, Layer
 from benchmarks.peers import lax_transposed, transposed, with_gradients
 from compiler_tests.gpu import compiled_text, faults, products
@@ -52,9 +55,12 @@ def shapes(layer: Layer, channels_last: bool = True) -> list[tuple[int, ...]]:
 
 
 def check(card: str, layer: Layer, dtype: str, channels_last: bool = True) -> None:
-    function = transposed(layer, channels_last)
-    forward = compiled_text(card, function, shapes(layer, channels_last)[:2], dtype)
-    train = compiled_text(card, with_gradients(function), shapes(layer, channels_last), dtype)
+    check_function(transposed(layer, channels_last), shapes(layer, channels_last), card, layer, dtype)
+
+
+def check_function(function: Callable[..., jax.Array], operands: list[tuple[int, ...]], card: str, layer: Layer, dtype: str) -> None:
+    forward = compiled_text(card, function, operands[:2], dtype)
+    train = compiled_text(card, with_gradients(function), operands, dtype)
     assert faults(forward, layer, dtype) + faults(train, layer, dtype) == []
     counts = len(products(forward)), len(products(train))
     if layer.groups == layer.in_channels == layer.out_channels:
@@ -72,6 +78,23 @@ def test_products_are_those_of_the_layer(name, dtype):
 @pytest.mark.parametrize("name", OTHER_LAYOUT)
 def test_channels_first(name):
     check("h200", ALL[name], "bfloat16", channels_last=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OTHER_LAYOUT)
+def test_filters_as_flax_stores_them(name, dtype):
+    """Flipped, so that nothing in the program reverses them but for cuDNN's function."""
+    layer = ALL[name]
+    reach = [(k - 1) * d for k, d in zip(layer.kernel, layer.dilations, strict=True)]
+    pads = [(most - lo, most - hi) for most, (lo, hi) in zip(reach, layer.padding, strict=True)]
+
+    def function(x: jax.Array, w: jax.Array) -> jax.Array:
+        keywords = {"rhs_dilation": layer.dilations, "feature_group_count": layer.groups}
+        return jaxdeconv.lax.conv_transpose(x, w, layer.strides, pads, **keywords)
+
+    x, _, y = shapes(layer)
+    w = (*layer.kernel, layer.in_channels // layer.groups, layer.out_channels)
+    check_function(function, [x, w, y], "h200", layer, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
