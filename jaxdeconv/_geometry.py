@@ -11,8 +11,8 @@ static and hashable even where sizes are symbolic (`jax.export`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 
 def effective_kernel(kernel: int, dilation: int) -> int:
@@ -49,6 +49,44 @@ def runs(kernel: int, stride: int, dilation: int, crop: int) -> tuple[Run, ...]:
 def reach(kernel: int, stride: int, dilation: int, crop: int) -> tuple[int, int]:
     """The blocks of the first and of the last tap."""
     return -crop // stride, ((kernel - 1) * dilation - crop) // stride
+
+
+Ends: TypeAlias = tuple[tuple[int, int], ...]
+"""Per dimension, how many at its low and at its high end."""
+
+
+class Interior(NamedTuple):
+    """A geometry within its operands, and what it leaves out of them."""
+
+    geometry: Geometry
+    inputs: Ends  # that reach no output
+    taps: Ends  # that bring no input to an output
+    outputs: Ends  # that no input reaches, which are zeros
+
+
+def _interior(size: int | None, kernel: int, stride: int, dilation: int, crops: tuple[int, int]) -> tuple[int, Ends]:
+    """Of one dimension: the kernel that is left, and the ends of crops, inputs, taps and outputs. No size if it is symbolic."""
+    left, inputs, taps, outputs = list(crops), [0, 0], [0, 0], [0, 0]
+    changed = True
+    while changed and kernel > 0 and (size is None or size > 0):
+        changed = False
+        for end in (0, 1):
+            of_taps = effective_kernel(kernel, dilation) - 1
+            beyond_taps, beyond_inputs = left[end] - of_taps, -1 if size is None else left[end] - (size - 1) * stride
+            if beyond_taps > 0:
+                found, step, count = inputs, stride, -(-beyond_taps // stride)
+                size = size if size is None else size - count
+            elif beyond_inputs > 0:
+                found, step, count = taps, dilation, -(-beyond_inputs // dilation)
+                kernel -= count
+            else:
+                found, step, count = outputs, -1, max(0, -left[end])
+            found[end] += count
+            left[end] -= step * count
+            changed = changed or count > 0
+            if kernel <= 0 or (size is not None and size <= 0):
+                break
+    return kernel, tuple((each[0], each[1]) for each in (left, inputs, taps, outputs))
 
 
 @dataclass(frozen=True)
@@ -109,3 +147,18 @@ class Geometry:
     def surplus(self) -> tuple[int, ...]:
         """T*s - L, per dimension: outputs of the last block that do not exist."""
         return tuple(-(ke - lo - hi) % s for ke, s, (lo, hi) in zip(self.effective_kernels, self.strides, self.crops, strict=True))
+
+    def interior(self, sizes: tuple[int | None, ...]) -> Interior | None:
+        """The same op on the inputs, taps and outputs that meet, of W inputs or None where W is symbolic. None where nothing meets.
+
+        No crop of it is negative, nor more than ke - 1 or (W - 1)*s. So neither are paddings of convolutions, nor those of their
+        derivatives. XLA on CPU reads memory that was never written where a low padding is negative and the high one positive
+        (jaxlib 0.8 to 0.10).
+        """
+        rows = zip(sizes, self.kernel, self.strides, self.dilations, self.crops, strict=True)
+        each = [_interior(*row) for row in rows]
+        kernel = tuple(left for left, _ in each)
+        crops, inputs, taps, outputs = (tuple(ends[which] for _, ends in each) for which in range(4))
+        if any(k <= 0 for k in kernel) or any(w is not None and w <= lo + hi for w, (lo, hi) in zip(sizes, inputs, strict=True)):
+            return None
+        return Interior(replace(self, kernel=kernel, crops=crops), inputs, taps, outputs)

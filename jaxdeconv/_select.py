@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, get_args
 
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation, Platform, shards_well
+from jaxdeconv._lowerings import UNABLE, WORK, Contraction, Implementation, Platform, partitioned_right, shards_well
 from jaxdeconv._lowerings._work import Sizes, Work
 
 
@@ -97,9 +97,10 @@ def seconds(work: Work, rates: Rates, itemsize: int) -> float:
     )
 
 
-def select(contraction: Contraction, sizes: Sizes, platform: Platform) -> Implementation:
-    """The lowering for this contraction, these sizes and this platform."""
+def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0) -> Implementation:
+    """The lowering for this contraction, these sizes and this platform, where operands may be cut over so many axes of a mesh."""
     able: list[Implementation] = [name for name in get_args(Implementation) if UNABLE[name](contraction, sizes) is None]
+    able = [name for name in able if partitioned_right(name, contraction, sizes, axes)] or ["dilated"]
     if platform != "cpu":  # where devices come in numbers, over which the operands may be sharded
         able = [name for name in able if shards_well(name, contraction, sizes, platform)] or ["dilated"]
     estimates = {name: seconds(WORK[platform][name](contraction, sizes), RATES[platform], sizes.itemsize) for name in able}

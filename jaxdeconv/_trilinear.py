@@ -14,7 +14,8 @@ its arguments are C(g, w) and F(x, g). Nothing is conjugated, which is JAX's con
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, get_args
@@ -23,12 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType
 
-from jaxdeconv._filters import to_tf
+from jaxdeconv._filters import LAYOUTS, positions, to_tf
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
+from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._partitioning import axes, entries, explicit_mesh, names, on_explicit_axes
 from jaxdeconv._select import select
 
 _TYPICAL = 1024
@@ -43,6 +45,7 @@ class Options(NamedTuple):
     precision: Any = None
     implementation: Implementation | None = None
     forward_mode: bool = False
+    axes: int = 0  # of a mesh, over which the operands may be cut: `_partitioning.axes`
 
 
 def accumulated(dtype: Any) -> np.dtype[Any]:
@@ -52,24 +55,19 @@ def accumulated(dtype: Any) -> np.dtype[Any]:
 
 
 def _sizes(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, dtype: Any) -> Sizes:
-    """For estimates: a symbolic dimension (`jax.export`) counts as a typical size."""
+    """For estimates, of the interior: a symbolic dimension (`jax.export`) counts as a typical size."""
     shape = [size if isinstance(size, int) else _TYPICAL for size in x_shape]
     spatial = tuple(shape[axis] for axis in geometry.spatial_axes)
+    if (inside := interior(geometry, x_shape)) is not None:
+        geometry = inside.geometry
+        spatial = tuple(max(1, size - lo - hi) for size, (lo, hi) in zip(spatial, inside.inputs, strict=True))
     return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
 
 
-def _explicitly_sharded(*arrays: jax.Array) -> bool:
-    shardings = [jax.typeof(a).sharding for a in arrays]
-    return any(AxisType.Explicit in sharding.mesh.axis_types and any(sharding.spec) for sharding in shardings)
-
-
-def _choices(
-    contraction: Contraction, sizes: Sizes, implementation: Implementation | None, explicit: bool
-) -> dict[Platform, Implementation]:
+def _choices(contraction: Contraction, sizes: Sizes, options: Options) -> dict[Platform, Implementation]:
     """The lowering on each platform."""
-    if implementation is None and explicit:  # the others reshape, which explicit shardings do not survive
-        implementation = "dilated"
-    return {platform: implementation or select(contraction, sizes, platform) for platform in get_args(Platform)}
+    named = options.implementation
+    return {platform: named or select(contraction, sizes, platform, options.axes) for platform in get_args(Platform)}
 
 
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -153,14 +151,22 @@ def _contract(
     options: Options,
     shapes: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     dtype: Any,
-    sharding: Any = None,
-    layout: str = "tf",
+    sharded: Sequence[Any],
+    layout: str,
 ) -> jax.Array:
     """Runs the selected lowering, with operands of one dtype and a wide accumulator; shapes are those of x, w and the result.
 
-    The filter, or its gradient, is stored in a layout; shapes has its shape in TensorFlow's, but as a result.
+    The filter, or its gradient, is stored in a layout; shapes has its shape in TensorFlow's, but as a result. Where axes of a mesh
+    are explicit, the result is sharded over those in `sharded`, one entry for each of its axes.
     """
-    if any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shapes[-1])):
+    if (mesh := explicit_mesh(lhs, rhs)) is not None:
+
+        def inside(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            return _contract(contraction, lhs, rhs, geometry, options, shapes, dtype, sharded, layout)
+
+        return on_explicit_axes(inside, mesh, shapes[-1], sharded)(lhs, rhs)
+    empty = any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *shapes[-1]))
+    if empty or (found := interior(geometry, shapes[0])) is None:
         return jnp.zeros(shapes[-1], dtype)
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, dtype)), key=lambda each: each.itemsize)
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
@@ -168,45 +174,55 @@ def _contract(
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
 
-    sizes, explicit = _sizes(*shapes[:2], geometry, lhs.dtype), _explicitly_sharded(lhs, rhs)
-    choices = _choices(contraction, sizes, options.implementation, explicit)
-    keywords: dict[str, Any] = {"geometry": geometry, "precision": options.precision, "preferred_element_type": accumulator}
-    if explicit and set(choices.values()) == {"dilated"}:
-        keywords["out_sharding"] = sharding
+    sizes = _sizes(*shapes[:2], geometry, lhs.dtype)
+    choices = _choices(contraction, sizes, options)
+    lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
+    keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
     static = all(isinstance(size, int) for size in shapes[0])
     how = keywords, (lhs.dtype, dtype), layout, sizes if static else None
     run = _per_platform(contraction, choices, *how)
     convolved = [platform for platform, name in choices.items() if name in ("dilated", "polyphase")]
-    separable = not (explicit or options.forward_mode or options.implementation)
+    separable = not (options.forward_mode or options.implementation)
     if jax.__version_info__ < (0, 10) and "cpu" not in convolved:  # JAX could not transpose the loops of the forms for CPU in it
         separable = False
     if separable and convolved and UNABLE["matmul"](contraction, sizes) is None:
         products = choices | dict.fromkeys(convolved, "matmul")
         run = _apart(run, _per_platform(contraction, products, *how))
-    return run(lhs, rhs).astype(dtype)
+    return restored(run(lhs, rhs).astype(dtype))
 
 
 def _tf_shape(w: jax.Array, geometry: Geometry, layout: str) -> tuple[int, ...]:
     return jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape if layout != "tf" else w.shape
 
 
+def _sharded_as(x: jax.Array, w: jax.Array, geometry: Geometry, layout: str) -> list[Any]:
+    """How y is sharded by explicit axes: as x, but its channels as those of w, or for groups as those of x where these are whole."""
+    of_y, channels = entries(x), geometry.channel_axis
+    if geometry.groups == 1:
+        (out,) = positions(LAYOUTS[layout], w.ndim)["out"]
+        of_y[channels] = entries(w)[out]
+    elif geometry.groups % math.prod(jax.typeof(x).sharding.mesh.shape[name] for name in names(of_y[channels])):
+        of_y[channels] = None
+    return of_y
+
+
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str = "tf") -> jax.Array:
     """T(x, w), of w as it is stored in a layout, in options.dtype; every JAX transformation applies to it."""
     shape = _tf_shape(w, geometry, layout)
     shapes = x.shape, shape, geometry.output_shape(x.shape, shape)
-    return _contract("transpose", x, w, geometry, options, shapes, options.dtype, layout=layout)
+    return _contract("transpose", x, w, geometry, options, shapes, options.dtype, _sharded_as(x, w, geometry, layout), layout)
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, options: Options, like: jax.Array, layout: str = "tf") -> jax.Array:
     """C(g, w), of the shape, dtype and sharding of x, which is `like`."""
     shapes = like.shape, _tf_shape(w, geometry, layout), like.shape
-    return _contract("input_grad", g, w, geometry, options, shapes, like.dtype, jax.typeof(like).sharding, layout)
+    return _contract("input_grad", g, w, geometry, options, shapes, like.dtype, entries(like), layout)
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, options: Options, like: jax.Array, layout: str = "tf") -> jax.Array:
     """F(x, g), of the shape, dtype, sharding and layout of w, which is `like`."""
     shapes = x.shape, _tf_shape(like, geometry, layout), like.shape
-    return _contract("filter_grad", x, g, geometry, options, shapes, like.dtype, jax.typeof(like).sharding, layout)
+    return _contract("filter_grad", x, g, geometry, options, shapes, like.dtype, entries(like), layout)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -240,7 +256,10 @@ def _same_varying_axes(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array
 
     def varying(a: jax.Array) -> Any:
         kind = jax.typeof(a)
-        return kind.mat.varying if hasattr(kind, "mat") else kind.vma  # renamed after jax 0.8, as was pvary
+        named = next(
+            (name for name in ("manual_axis_type", "mat") if hasattr(kind, name)), None
+        )  # as it is called, as it was, before
+        return getattr(kind, named).varying if named else kind.vma
 
     def vary(a: jax.Array) -> jax.Array:
         missing = tuple((varying(x) | varying(w)) - varying(a))
@@ -265,8 +284,6 @@ def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Arra
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
     with jax.named_scope(options.name):
-        if _explicitly_sharded(x, w):  # specs are of axes in TensorFlow's order
-            w, layout = to_tf(w, layout, geometry.groups), "tf"
         if options.forward_mode:
             y = transpose(x, w, geometry, options, layout)
         else:
@@ -289,8 +306,8 @@ class Call(NamedTuple):
         return _sizes(self.input_shape, self.filter_shape, self.geometry, self.dtype)
 
     def choices(self, contraction: Contraction) -> dict[Platform, Implementation]:
-        """The lowering on each platform, of operands that are not explicitly sharded."""
-        return _choices(contraction, self.sizes, self.options.implementation, explicit=False)
+        """The lowering on each platform."""
+        return _choices(contraction, self.sizes, self.options)
 
 
 calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
@@ -315,6 +332,7 @@ def conv_transpose(
     w has the layout that is named. All of it is jitted, with static geometry, because an eager call of a custom_vjp costs 100 times a
     cached jitted one.
     """
+    options = options._replace(axes=axes(x, w))
     recorded = calls.get()
     if recorded is not None or options.implementation is not None:  # else not worth the microseconds
         filter_shape = _tf_shape(w, geometry, layout)

@@ -1,6 +1,9 @@
 """Sharded arguments under jit, with automatic and explicit axes, and shard_map, on eight simulated devices."""
 
+import contextlib
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxdeconv
 import jaxdeconv.lax
+import jaxdeconv.torch
+from jaxdeconv import _partitioning
 
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((8, 16, 8)), RNG.standard_normal((4, 8, 8))
@@ -86,6 +91,118 @@ def test_depthwise(spec, implementation):
         np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-11)
 
 
+PLACEMENTS = [  # of the axes of x, w and the cotangent, by one letter for each axis of the mesh: batch, width, in, out; - for idle
+    ("b-", "--", "b-"),
+    ("w-", "--", "w-"),
+    ("-w", "--", "-w"),
+    ("wb", "--", "wb"),
+    ("w-", "i-", "w-"),
+    ("w-", "-i", "w-"),
+    ("w-", "-o", "w-"),
+    ("b-", "-o", "bo"),
+    ("wb-", "-io", "wb-"),
+    ("bw-", "--i", "bw-"),
+    ("w--", "---", "w--"),
+    ("iw-", "i--", "-w-"),
+    ("i--", "---", "---"),
+    ("---", "---", "o--"),
+]
+IDLE_LAYERS = {  # k, s, out channels, groups
+    "k16 s8": (16, 8, 16, 1),
+    "k4 s2": (4, 2, 16, 1),
+    "k3 s1": (3, 1, 16, 1),
+    "4 groups": (4, 2, 16, 4),
+    "depthwise": (4, 2, 32, 32),
+}
+
+
+def placed(placement, axes, kind=AxisType.Auto):
+    """The mesh of eight devices, and a sharding of an array of these axes, spelt as letters."""
+    names = tuple("pqr"[: len(placement)])
+    devices = mesh(kind, (2, 4) if len(names) == 2 else (2, 2, 2), names)
+    spec = [tuple(name for name, letter in zip(names, placement, strict=True) if letter == axis) or None for axis in axes]
+    return NamedSharding(devices, P(*spec))
+
+
+def idle_case(layer, seed=0):
+    """x, w, the cotangent, and T, C and F of them in one function."""
+    k, s, out, groups = IDLE_LAYERS[layer]
+    rng = np.random.default_rng(seed)
+    x, w, g = rng.standard_normal((8, 16, 32)), rng.standard_normal((k, out // groups, 32)), rng.standard_normal((8, 16 * s, out))
+
+    def all_three(x, w, g, implementation=None):
+        y, vjp = jax.vjp(partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=s, implementation=implementation), x, w)
+        if AxisType.Explicit in jax.typeof(y).sharding.mesh.axis_types:
+            g = jax.sharding.reshard(g, jax.typeof(y).sharding)
+        return y, *vjp(g)
+
+    return (x, w, g), all_three
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
+@pytest.mark.parametrize("layer", IDLE_LAYERS)
+def test_beside_idle_axes(layer, kind):
+    """What a mesh axis is left over for, where XLA's partitioner sums convolutions over the replicas too."""
+    operands, all_three = idle_case(layer)
+    expected = all_three(*operands, implementation="matmul")
+    for number, (x_placed, w_placed, g_placed) in enumerate(PLACEMENTS):
+        if kind == AxisType.Explicit and number % 3:
+            continue
+        last = {"depthwise": "i", "4 groups": "i"}.get(layer, "o")  # the channels of y are cut as those of x
+        shardings = (
+            placed(x_placed, "bwi", kind),
+            placed(w_placed, "koi" if layer != "depthwise" else "k.i", kind),
+            placed(g_placed, "bw" + last, kind),
+        )
+        with jax.set_mesh(shardings[0].mesh) if kind == AxisType.Explicit else contextlib.nullcontext():
+            found = jax.jit(all_three)(*map(jax.device_put, operands, shardings))
+        for name, actual, right in zip(["T", "C", "F"], found, expected, strict=True):
+            message = f"{name} of {layer}, placed {x_placed} {w_placed} {g_placed}"
+            np.testing.assert_allclose(actual, right, rtol=1e-11, atol=1e-11, err_msg=message)
+        if kind == AxisType.Explicit:
+            for actual, sharding in zip(found[1:], shardings, strict=False):
+                assert actual.sharding.is_equivalent_to(sharding, actual.ndim)
+
+
+def test_operands_without_a_mesh():
+    """Which in_shardings of a jit around place; nothing says so while the call is traced."""
+    operands, all_three = idle_case("k4 s2")
+    shardings = placed("w-", "bwi"), placed("-i", "koi"), placed("w-", "bwo")
+    for actual, right in zip(
+        jax.jit(all_three, in_shardings=shardings)(*operands), all_three(*operands, implementation="matmul"), strict=True
+    ):
+        np.testing.assert_allclose(actual, right, rtol=1e-11, atol=1e-11)
+
+
+def test_how_many_axes_count():
+    """Of a mesh that one operand shows: those of more than one device that are not `jax.shard_map`'s."""
+    found = []
+
+    def seen(x):
+        found.append(_partitioning.axes(x, jnp.ones(3)))
+        return x
+
+    x = np.ones((8, 8))
+    for shape, names in (
+        ((8,), ("a",)),
+        ((1, 8), ("a", "b")),
+        ((2, 4), ("a", "b")),
+        ((1, 1), ("a", "b")),
+        ((2, 2, 2), ("a", "b", "c")),
+    ):
+        devices = mesh(AxisType.Auto, shape, names)
+        over = jax.device_put(x, NamedSharding(devices, P()))
+        jax.jit(seen)(over)
+        jax.jit(jax.vmap(seen))(over)
+        jax.jit(jax.shard_map(seen, mesh=devices, in_specs=P(), out_specs=P()))(over)
+        jax.jit(jax.shard_map(seen, mesh=devices, in_specs=P(), out_specs=P(), axis_names={names[0]}))(over)
+    one, several = [1, 1, 0], [2, 2, 0]
+    assert found == [*one, 0, *one, 1, *several, 1, 0, 0, 0, 0, *several, 2]
+    found.clear()
+    jax.jit(seen)(x)
+    assert found == [2]  # eight devices, and nothing is known
+
+
 def lax_filter_gradient(x, groups=1):
     def convolution(w):
         return jax.lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups)
@@ -93,45 +210,91 @@ def lax_filter_gradient(x, groups=1):
     return jax.grad(lambda w: jnp.sum(jnp.sin(convolution(w))))(W[:, : 8 // groups])
 
 
-def filter_gradient(x, groups=1, implementation=None):
+def filter_gradient(x, groups=1):
     def op(w):
-        return jaxdeconv.conv1d_transpose(x, w, (8, 32, 8), 2, implementation=implementation)
+        return jaxdeconv.conv1d_transpose(x, w, (8, 32, 8), 2, implementation="dilated")
 
     return jax.grad(lambda w: jnp.sum(jnp.sin(op(w))))(W[:, : 8 // groups])
 
 
-WITH_A_REPLICATED_AXIS = pytest.mark.parametrize(
+@pytest.mark.parametrize("gradient", [filter_gradient, lax_filter_gradient], ids=["ours", "lax"])
+@pytest.mark.parametrize(
     ("spec", "groups"), [(P(None, "a"), 1), (P("a"), 8), (P(None, "a"), 8)], ids=["width", "depthwise batch", "depthwise width"]
 )
-
-
-def check_with_a_replicated_axis(gradient, spec):
-    sharded = jax.device_put(X, NamedSharding(mesh(AxisType.Auto), spec))
-    np.testing.assert_allclose(jax.jit(gradient)(sharded), gradient(jnp.asarray(X)), rtol=1e-11, atol=1e-11)
-
-
-@WITH_A_REPLICATED_AXIS
-def test_a_replicated_axis(spec, groups):
-    """The filter gradient is right as a matrix product or elementwise, which are the choices on CPU here."""
-    check_with_a_replicated_axis(partial(filter_gradient, groups=groups), spec)
-
-
-@pytest.mark.parametrize("gradient", [partial(filter_gradient, implementation="dilated"), lax_filter_gradient], ids=["ours", "lax"])
-@WITH_A_REPLICATED_AXIS
 @pytest.mark.xfail(strict=True, reason="XLA's partitioner sums over every device, the replicas included; docs/limitations.md")
-def test_convolutions_with_a_replicated_axis(gradient, spec, groups):
+def test_convolutions_by_name_with_a_replicated_axis(gradient, spec, groups):
     """The filter gradient of any convolution, also of an ordinary lax one, is then too large by the number of replicas."""
-    check_with_a_replicated_axis(partial(gradient, groups=groups), spec)
+    sharded = jax.device_put(X, NamedSharding(mesh(AxisType.Auto), spec))
+    np.testing.assert_allclose(
+        jax.jit(partial(gradient, groups=groups))(sharded), gradient(jnp.asarray(X), groups), rtol=1e-11, atol=1e-11
+    )
 
 
-@pytest.mark.parametrize("case", ["batch", "batch over two axes", "batch and width"])
-def test_explicit_axes(case):
+GROUPS_IN_PARTS = """
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import jaxdeconv
+mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+rng = np.random.default_rng(0)
+x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((8, 16, 32), (4, 4, 32), (8, 32, 16)))
+gradients = lambda x, w, g: jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, g.shape, 2), x, w)[1](g)
+placed = jax.device_put(x, NamedSharding(mesh, P(None, None, "a"))), *jax.device_put((w, g), NamedSharding(mesh, P()))
+for actual, right in zip(jax.jit(gradients)(*placed), gradients(x, w, g)):
+    np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4)
+"""
+
+
+def test_groups_that_are_cut_in_parts():
+    """A filter gradient by batch groups, of channels of x over more devices than groups, would end the process."""
+    found = subprocess.run([sys.executable, "-c", GROUPS_IN_PARTS], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+
+
+EXPLICIT = {**SPECS, "width": (P(None, "a"), P()), "filters of one input": (P(), P(None, "a"))}
+
+
+@pytest.mark.parametrize("implementation", [None, "matmul"])
+@pytest.mark.parametrize("case", EXPLICIT)
+def test_explicit_axes(case, implementation):
+    """Gradients are sharded as what they are of; y by its batch and width as x, by its channels as w."""
     with jax.set_mesh(mesh(AxisType.Explicit)):
-        x, w = (jax.device_put(each, spec) for each, spec in zip((X, W), SPECS[case], strict=True))
-        dx, dw = jax.jit(gradients)(x, w)
+        x, w = (jax.device_put(each, spec) for each, spec in zip((X, W), EXPLICIT[case], strict=True))
+
+        def both(x, w):
+            y, vjp = jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 2, implementation=implementation), x, w)
+            return y, vjp(jnp.cos(y))
+
+        y, (dx, dw) = jax.jit(both)(x, w)
         assert jax.typeof(dx).sharding.spec == jax.typeof(x).sharding.spec
         assert jax.typeof(dw).sharding.spec == jax.typeof(w).sharding.spec
-        check(jax.jit(both), x, w)
+        of_x, of_w, of_y = (_partitioning.entries(each) for each in (x, w, y))
+        assert of_y == [*of_x[:2], of_w[1]]
+        check(lambda *_: (y, (dx, dw)))
+        if implementation is None:
+            check(both, x, w)
+
+
+def test_explicit_axes_under_vmap():
+    """The sharded axis is hidden there. Both gradients, second derivatives, and a layer that knows one example only."""
+    with jax.set_mesh(mesh(AxisType.Explicit)):
+        x, w = jax.device_put(X, P("a")), jax.device_put(W, P())
+
+        def each(op):
+            def loss(x, w):
+                return jnp.sum(jnp.sin(jax.vmap(op, (0, None))(x, w)))
+
+            return lambda x, w: (loss(x, w), jax.grad(loss, (0, 1))(x, w), jax.jvp(jax.grad(loss, (0, 1)), (x, w), (x, w))[1])
+
+        def of_tf(x, w):
+            return jaxdeconv.conv1d_transpose(x[None], w, None, 2)[0]
+
+        def of_torch(x, w):
+            return jaxdeconv.torch.conv_transpose1d(x.T, w.transpose(2, 1, 0), stride=2, padding=1).T
+
+        for op in (of_tf, of_torch):
+            for actual, right in zip(*map(jax.tree.leaves, (jax.jit(each(op))(x, w), each(op)(X, W))), strict=True):
+                np.testing.assert_allclose(actual, right, rtol=1e-10, atol=1e-10)
 
 
 def shard(function, in_specs, out_specs, **keywords):

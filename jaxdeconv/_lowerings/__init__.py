@@ -22,7 +22,18 @@ from jaxdeconv._lowerings import _cpu_forms, _cpu_stored, _work_cpu, _work_gpu, 
 from jaxdeconv._lowerings._groups import MOST_ON_CPU, per_group
 from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Platform, Sizes
 
-__all__ = ["LOWERINGS", "UNABLE", "WORK", "Contraction", "Implementation", "Platform", "converted", "shards_well", "stored_form"]
+__all__ = [
+    "LOWERINGS",
+    "UNABLE",
+    "WORK",
+    "Contraction",
+    "Implementation",
+    "Platform",
+    "converted",
+    "partitioned_right",
+    "shards_well",
+    "stored_form",
+]
 
 Lowering: TypeAlias = Callable[..., jax.Array]
 
@@ -124,6 +135,19 @@ WORK: Mapping[Platform, Mapping[Implementation, Amounts]] = MappingProxyType(
     {"cpu": _work_cpu.WORK, "gpu": _work_gpu.WORK, "tpu": _work_tpu.WORK}
 )
 """How much a lowering does for a contraction of these sizes on a platform."""
+
+
+def partitioned_right(name: Implementation, contraction: Contraction, sizes: Sizes, axes: int) -> bool:
+    """Whether XLA's partitioner computes it rightly where operands may be cut over so many axes of a mesh; docs/sharding.md has more.
+
+    Products it does. Of convolutions, beside an axis that an operand is replicated along, only those with lhs_dilation. Along a
+    single axis, it ends the process where it cuts groups of a filter gradient in parts.
+    """
+    if axes == 0 or name in ("matmul", "elementwise"):
+        return True
+    if axes == 1:
+        return contraction != "filter_grad" or sizes.geometry.groups == 1 or sizes.depthwise
+    return name == "dilated" and contraction == "transpose" and any(s > 1 for s in sizes.geometry.strides)
 
 
 def shards_well(name: Implementation, contraction: Contraction, sizes: Sizes, platform: Platform) -> bool:

@@ -14,6 +14,7 @@ signal; here the window is x with its samples s apart, and nothing is stuffed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from jax import lax
 
 from jaxdeconv._filters import LAYOUTS, positions, regrouped
 from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings._blocks import padded
 from jaxdeconv._lowerings._work import Sizes
 
 
@@ -41,6 +43,46 @@ def _swapped(spec: tuple[int, ...]) -> tuple[int, ...]:
     return (spec[1], spec[0], *spec[2:])
 
 
+def _convolution(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: tuple[int, ...],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: tuple[int, ...],
+    rhs_dilation: tuple[int, ...],
+    numbers: lax.ConvDimensionNumbers,
+    **keywords: Any,
+) -> jax.Array:
+    """`lax.conv_general_dilated`, in a form that XLA's simplifier does not mistake for another one.
+
+    It takes a dimension that is not padded, and whose input is spread by as much as the window is long, for one of groups, and ends
+    the process when it swaps the operands of the others (jaxlib 0.8 to 0.12). A zero of padding, and a sample of result less, keep
+    such a dimension apart. JAX derives such ones from strided dimensions that are padded as far as the window reaches: there, a zero
+    is in the operand.
+    """
+    padding, dropped, added = list(padding), [0] * lhs.ndim, [(0, 0, 0)] * lhs.ndim
+    rows = zip(
+        window_strides, lhs_dilation, rhs_dilation, numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True
+    )
+    for dimension, (stride, spread, dilation, of_lhs, of_rhs, of_out) in enumerate(rows):
+        reach, (lo, hi) = (rhs.shape[of_rhs] - 1) * dilation, padding[dimension]
+        if spread > 1 and lo == hi == 0 and not (isinstance(reach, int) and reach == 0):
+            padding[dimension], dropped[of_out] = (1, 0), 1
+        elif stride > 1 and lo == hi == reach != 0:
+            padding[dimension], added[of_lhs] = (lo - 1, hi), (1, 0, 0)
+    y = lax.conv_general_dilated(
+        padded(lhs, added),
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=numbers,
+        **keywords,
+    )
+    return lax.slice(y, dropped, y.shape) if any(dropped) else y
+
+
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "tf", **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i], of a filter that may be stored in any layout."""
     n, stored = geometry.ndim, LAYOUTS[layout]
@@ -49,14 +91,14 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "
     if stored.grouped == "in":  # lax counts the groups of a right-hand side along its output features
         w = regrouped(w, geometry.groups, whole=inputs, part=out)
     activations = _activation_spec(geometry)
-    return lax.conv_general_dilated(
+    return _convolution(
         x,
         w if stored.flipped else lax.rev(w, at["k"]),
-        window_strides=(1,) * n,
-        padding=[(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)],
-        lhs_dilation=geometry.strides,
-        rhs_dilation=geometry.dilations,
-        dimension_numbers=lax.ConvDimensionNumbers(activations, (out, inputs, *at["k"]), activations),
+        (1,) * n,
+        [(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)],
+        geometry.strides,
+        geometry.dilations,
+        lax.ConvDimensionNumbers(activations, (out, inputs, *at["k"]), activations),
         feature_group_count=geometry.groups,
         **keywords,
     )
@@ -65,13 +107,14 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
     activations = _activation_spec(geometry)
-    return lax.conv_general_dilated(
+    return _convolution(
         g,
         w,
-        window_strides=geometry.strides,
-        padding=geometry.crops,
-        rhs_dilation=geometry.dilations,
-        dimension_numbers=lax.ConvDimensionNumbers(activations, _swapped(_filter_spec(geometry)), activations),
+        geometry.strides,
+        geometry.crops,
+        (1,) * geometry.ndim,
+        geometry.dilations,
+        lax.ConvDimensionNumbers(activations, _swapped(_filter_spec(geometry)), activations),
         feature_group_count=geometry.groups,
         **keywords,
     )
@@ -80,13 +123,14 @@ def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i], with the batch as the contracted feature."""
     activations = _swapped(_activation_spec(geometry))
-    return lax.conv_general_dilated(
+    return _convolution(
         g,
         x,
-        window_strides=geometry.dilations,
-        padding=geometry.crops,
-        rhs_dilation=geometry.strides,
-        dimension_numbers=lax.ConvDimensionNumbers(activations, activations, _filter_spec(geometry)),
+        geometry.dilations,
+        geometry.crops,
+        (1,) * geometry.ndim,
+        geometry.strides,
+        lax.ConvDimensionNumbers(activations, activations, _filter_spec(geometry)),
         batch_group_count=geometry.groups,
         **keywords,
     )

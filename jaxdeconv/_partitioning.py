@@ -1,0 +1,72 @@
+"""What JAX knows while it traces of how XLA's partitioner may cut a call over devices, and explicit shardings.
+
+The partitioner computes some convolutions wrongly, silently: one without lhs_dilation whose operands are cut along space, beside an
+axis of the mesh that one of them is replicated along, is summed over all devices, the replicas included. It ends the process on some
+with batch groups. Of automatic axes no more is known than the mesh, since the partitioner chooses the shardings. docs/sharding.md has
+more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+SEVERAL = 2
+
+
+def devices() -> int:
+    return jax.device_count()
+
+
+def axes(*arrays: jax.Array) -> int:
+    """Over how many axes of a mesh these may be cut: 0 if nothing can be, 1, or SEVERAL. Axes of `jax.shard_map` do not count.
+
+    An array that was placed without a mesh, or is none yet, says nothing of what the jit around it does with it: where there is more
+    than one device, it counts as SEVERAL.
+    """
+    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(a).sharding.mesh for a in arrays)]
+    if not any(mesh.axis_names for mesh in meshes):
+        return SEVERAL if devices() > 1 else 0
+    counts: list[int] = [
+        sum(size > 1 and kind != AxisType.Manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True))
+        for mesh in meshes
+    ]
+    return min(max(counts), SEVERAL)
+
+
+def explicit_mesh(*arrays: jax.Array) -> Any:
+    """The mesh with explicit axes that one of these is typed with, sharded along them or not: `jax.vmap` hides a sharded axis."""
+    meshes = [jax.typeof(a).sharding.mesh for a in arrays]
+    return next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
+
+
+def entries(a: jax.Array) -> list[Any]:
+    """One entry of the spec for each axis of an array."""
+    spec = jax.typeof(a).sharding.spec
+    partitions = list(getattr(spec, "partitions", spec))  # a name that jax 0.10 gave it
+    return partitions + [None] * (a.ndim - len(partitions))
+
+
+def names(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of an entry."""
+    return () if entry is None else tuple(entry) if isinstance(entry, tuple) else (entry,)
+
+
+def on_explicit_axes(
+    run: Callable[[jax.Array, jax.Array], jax.Array], mesh: Any, shape: tuple[Any, ...], wanted: Sequence[Any]
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`run` with the explicit axes automatic inside, where any lowering works, and a result of these entries as far as they fit."""
+    explicit = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit]
+    left, fitting = set(explicit), []
+    for size, entry in zip(shape, wanted, strict=True):
+        found = tuple(name for name in names(entry) if name in left)
+        divides = isinstance(size, int) and size % math.prod(mesh.shape[name] for name in found) == 0
+        fitting.append(found if found and divides else None)
+        left -= set(fitting[-1] or ())
+    sharding = NamedSharding(mesh, PartitionSpec(*fitting))  # type: ignore[no-untyped-call]
+    result: Callable[[jax.Array, jax.Array], jax.Array] = jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=sharding)
+    return result
