@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 import jaxdeconv
 import jaxdeconv.lax
@@ -125,10 +125,13 @@ def by_hand(placed: Placed) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return jax.shard_map(local, mesh=placed.over, in_specs=(placed.x, placed.w), out_specs=placed.y)
 
 
-def chosen(layer: Layer, dtype: str) -> tuple[str, ...]:
-    """The lowerings that a TPU gets, of T, C and F."""
-    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (layer.x_shape, layer.w_shape)]
-    return tuple(names["tpu"] for names in jaxdeconv.explain(transposed(layer), *shapes).lowerings.values())
+def chosen(placed: Placed, dtype: str) -> tuple[str, ...]:
+    """The lowerings that a TPU gets, of T, C and F, on this mesh."""
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(placed.over, spec))
+        for shape, spec in ((placed.layer.x_shape, placed.x), (placed.layer.w_shape, placed.w))
+    ]
+    return tuple(names["tpu"] for names in jaxdeconv.explain(transposed(placed.layer), *shapes).lowerings.values())
 
 
 def summary(found: Sequence[Collective]) -> str:
@@ -152,7 +155,7 @@ def measure(dtype: str) -> list[dict[str, Any]]:
                 functions = {"partitioner": transposed(placed.layer)}
                 if layer.ndim == 1 and placed.x[1] == "sequence":
                     functions["by hand"] = by_hand(placed)
-                row[f"lowerings {chips}"] = ", ".join(chosen(placed.layer, dtype))
+                row[f"lowerings {chips}"] = ", ".join(chosen(placed, dtype))
                 for who, function in functions.items():
                     compiled = placed.compile(function, "train", dtype)
                     found = collectives(compiled)

@@ -179,7 +179,7 @@ def test_how_many_axes_count():
     found = []
 
     def seen(x):
-        found.append(_partitioning.axes(x, jnp.ones(3)))
+        found.append(_partitioning.axes(x, jnp.ones(3), [0], [0]))
         return x
 
     x = np.ones((8, 8))
@@ -201,6 +201,11 @@ def test_how_many_axes_count():
     found.clear()
     jax.jit(seen)(x)
     assert found == [2]  # eight devices, and nothing is known
+    found.clear()
+    with jax.set_mesh(mesh(AxisType.Explicit)):  # where specs are
+        for spec in (P(), P(None, "a"), P("a")):
+            jax.jit(seen)(jax.device_put(x, spec))
+    assert found == [1, 1, 2]
 
 
 def lax_filter_gradient(x, groups=1):
