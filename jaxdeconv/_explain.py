@@ -55,8 +55,9 @@ class Explanation:
     Spatial fields have one entry per dimension; sizes of temporaries are in bytes; T, C and F are "transpose", "input_grad" and
     "filter_grad". flops counts what is useful, each product inside of the window once and two per product (eight if complex), and is
     the same for all three. largest_temporary is what the lowering's own program holds besides its operands and result; what a
-    backend's convolution allocates inside is not known before it is compiled. conventions has, for each of "tf", "torch", "onnx",
-    "lax" and "keras", the arguments that place the same window there, or a sentence why there are none.
+    backend's convolution allocates inside is not known before it is compiled. mesh_axes is over how many axes of a mesh the operands
+    may be cut, 2 for two or more: what XLA's partitioner gets wrong there is not chosen. conventions has, for each of "tf", "torch",
+    "onnx", "lax" and "keras", the arguments that place the same window there, or a sentence why there are none.
     """
 
     function: str
@@ -70,6 +71,7 @@ class Explanation:
     groups: int
     channels_last: bool
     flops: int
+    mesh_axes: int
     largest_temporary: Mapping[Contraction, Mapping[Platform, int]]
     lowerings: Mapping[Contraction, Mapping[Platform, Implementation]]
     conventions: Mapping[str, dict[str, Any] | str]
@@ -82,6 +84,8 @@ class Explanation:
             f"  crops (low, high)   {', '.join(map(str, self.crops))}",
             f"  useful FLOPs        {self.flops:,} in each of T, C and F",
         ]
+        if self.mesh_axes:
+            lines.append(f"  may be cut over     {'one axis' if self.mesh_axes == 1 else 'several axes'} of a mesh")
         for contraction in _CONTRACTIONS:
             temporaries = self.largest_temporary[contraction]
             chosen = ", ".join(
@@ -180,6 +184,7 @@ def _explanation(call: Call) -> Explanation:
         groups=geometry.groups,
         channels_last=geometry.channels_last,
         flops=(8 if dtype.kind == "c" else 2) * products,
+        mesh_axes=call.options.axes,
         largest_temporary=temporaries,
         lowerings=lowerings,
         conventions={

@@ -208,6 +208,27 @@ def test_how_many_axes_count():
     assert found == [1, 1, 2]
 
 
+def test_explain_says_what_a_mesh_rules_out():
+    x, w = jax.ShapeDtypeStruct((16, 2048, 128), "float32"), jax.ShapeDtypeStruct((4, 64, 128), "float32")
+
+    def explained(shape, names):
+        sharding = NamedSharding(mesh(AxisType.Auto, shape, names), P())
+        return jaxdeconv.explain(jaxdeconv.conv1d_transpose, *(each.update(sharding=sharding) for each in (x, w)), None, 2)
+
+    one, several, unknown = (
+        explained((8,), ("a",)),
+        explained((2, 4), ("a", "b")),
+        jaxdeconv.explain(jaxdeconv.conv1d_transpose, x, w, None, 2),
+    )
+    assert (one.mesh_axes, several.mesh_axes, unknown.mesh_axes) == (1, 2, 2)
+    assert one.lowerings["filter_grad"]["gpu"] == one.lowerings["input_grad"]["tpu"] == "dilated"
+    assert several.lowerings == unknown.lowerings
+    for contraction in ("input_grad", "filter_grad"):
+        assert set(several.lowerings[contraction].values()) == {"matmul"}
+    assert several.lowerings["transpose"]["gpu"] == "dilated"
+    assert "\n  may be cut over     several axes of a mesh\n" in str(several)
+
+
 def lax_filter_gradient(x, groups=1):
     def convolution(w):
         return jax.lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups)
