@@ -125,10 +125,10 @@ def placed(placement, axes, kind=AxisType.Auto):
 
 
 def idle_case(layer, seed=0):
-    """x, w, the cotangent, and T, C and F of them in one function."""
+    """x, w, the cotangent, and T, C and F of them in one function; of 32 bits, in which convolutions are chosen where they may be."""
     k, s, out, groups = IDLE_LAYERS[layer]
     rng = np.random.default_rng(seed)
-    x, w, g = rng.standard_normal((8, 16, 32)), rng.standard_normal((k, out // groups, 32)), rng.standard_normal((8, 16 * s, out))
+    x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((8, 16, 32), (k, out // groups, 32), (8, 16 * s, out)))
 
     def all_three(x, w, g, implementation=None):
         y, vjp = jax.vjp(partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=s, implementation=implementation), x, w)
@@ -158,7 +158,7 @@ def test_beside_idle_axes(layer, kind):
             found = jax.jit(all_three)(*map(jax.device_put, operands, shardings))
         for name, actual, right in zip(["T", "C", "F"], found, expected, strict=True):
             message = f"{name} of {layer}, placed {x_placed} {w_placed} {g_placed}"
-            np.testing.assert_allclose(actual, right, rtol=1e-11, atol=1e-11, err_msg=message)
+            np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4, err_msg=message)
         if kind == AxisType.Explicit:
             for actual, sharding in zip(found[1:], shardings, strict=False):
                 assert actual.sharding.is_equivalent_to(sharding, actual.ndim)
@@ -171,7 +171,7 @@ def test_operands_without_a_mesh():
     for actual, right in zip(
         jax.jit(all_three, in_shardings=shardings)(*operands), all_three(*operands, implementation="matmul"), strict=True
     ):
-        np.testing.assert_allclose(actual, right, rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4)
 
 
 def test_how_many_axes_count():
@@ -263,7 +263,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import jaxdeconv
 mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
 rng = np.random.default_rng(0)
-x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((8, 16, 32), (4, 4, 32), (8, 32, 16)))
+x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((8, 16, 32), (4, 8, 32), (8, 32, 32)))
 gradients = lambda x, w, g: jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, g.shape, 2), x, w)[1](g)
 placed = jax.device_put(x, NamedSharding(mesh, P(None, None, "a"))), *jax.device_put((w, g), NamedSharding(mesh, P()))
 for actual, right in zip(jax.jit(gradients)(*placed), gradients(x, w, g)):
