@@ -9,7 +9,6 @@ gc.set_threshold(100_000, 50, 50)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import jax  # noqa: E402
-import pytest  # noqa: E402
 
 from jaxdeconv import _partitioning  # noqa: E402
 
@@ -19,9 +18,5 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # for speed; those of exceptions stay
 
-
-@pytest.fixture(autouse=True)
-def _one_device(request, monkeypatch):
-    """Tests are of what is chosen where there is one device, but for those of shardings, which see all eight."""
-    if "shard" not in request.module.__name__:
-        monkeypatch.setattr(_partitioning, "devices", lambda: 1)
+# Of what is chosen where there is one device, as most users have it; tests of shardings see all eight.
+_partitioning.devices = lambda: 1

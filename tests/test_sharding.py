@@ -19,6 +19,12 @@ import jaxdeconv.lax
 import jaxdeconv.torch
 from jaxdeconv import _partitioning
 
+
+@pytest.fixture(autouse=True)
+def _eight_devices(monkeypatch):
+    monkeypatch.setattr(_partitioning, "devices", jax.device_count)
+
+
 RNG = np.random.default_rng(0)
 X, W = RNG.standard_normal((8, 16, 8)), RNG.standard_normal((4, 8, 8))
 
