@@ -33,7 +33,7 @@ def mesh(topology: str, count: int | None = None, axis: str = "d") -> Mesh:
     return Mesh(np.array(devices(topology)[:count]), (axis,), axis_types=(AxisType.Auto,))
 
 
-def compile_for(
+def lower_for(
     over: Mesh,
     function: Callable[..., Any],
     shapes: Sequence[tuple[int, ...]],
@@ -41,14 +41,14 @@ def compile_for(
     specs: Sequence[jax.P] | None = None,
     out_specs: Sequence[jax.P] | jax.P | None = None,
 ) -> Any:
-    """The compiled function of operands of these shapes, replicated over the mesh unless specs say how they are sharded."""
+    """What there is to compile, of operands of these shapes, replicated over the mesh unless specs say how they are sharded."""
     specs = [jax.P()] * len(shapes) if specs is None else specs
     arguments = [
         jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(over, spec)) for shape, spec in zip(shapes, specs, strict=True)
     ]
     shardings = None if out_specs is None else jax.tree.map(lambda spec: NamedSharding(over, spec), out_specs)
     jitted = jax.jit(function) if shardings is None else jax.jit(function, out_shardings=shardings)
-    return jitted.lower(*arguments).compile()
+    return jitted.lower(*arguments)
 
 
 def _computations(text: str) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxdeconv
-from benchmarks.compiled import CHIPS, compile_for, estimated_cycles, mesh
+from benchmarks.compiled import CHIPS, estimated_cycles, lower_for, mesh
 from benchmarks.layers import LAYERS, QUICK, Layer
 from benchmarks.lowerings import CONTRACTIONS, contraction_of
 from benchmarks.peers import lax_transposed, transposed, with_gradients
@@ -73,7 +73,7 @@ def estimate(layer: Layer, dtype: str, chip: str) -> dict[str, dict[str, int]]:
     """Cycles on one chip: {"T": {"dilated": ..., "matmul": ...}, ..., "train": {"chosen": ..., "lax": ...}}."""
     one = mesh(CHIPS[chip], 1)
     return {
-        what: {by: estimated_cycles(compile_for(one, function, shapes, dtype)) for by, (function, shapes) in each.items()}
+        what: {by: estimated_cycles(lower_for(one, function, shapes, dtype).compile()) for by, (function, shapes) in each.items()}
         for what, each in programs(layer).items()
     }
 

@@ -24,7 +24,7 @@ import jaxdeconv
 import jaxdeconv.lax
 from benchmarks import layers
 from benchmarks.compare import progress
-from benchmarks.compiled import CHIPS, POD, Collective, collectives, compile_for, devices, estimated_cycles
+from benchmarks.compiled import CHIPS, POD, Collective, collectives, devices, estimated_cycles, lower_for
 from benchmarks.layers import Layer
 from benchmarks.peers import transposed, with_gradients
 from benchmarks.tables import digits, table
@@ -63,13 +63,13 @@ class Placed(NamedTuple):
     w: jax.P
     y: jax.P
 
-    def compile(self, function: Callable[..., jax.Array], mode: str, dtype: str) -> Any:
-        """The function, or it and its gradients."""
+    def lower(self, function: Callable[..., jax.Array], mode: str, dtype: str) -> Any:
+        """The function, or it and its gradients, to compile."""
         shapes, specs, out_specs = [self.layer.x_shape, self.layer.w_shape], [self.x, self.w], self.y
         if mode == "train":
             function, shapes, specs = with_gradients(function), [*shapes, self.layer.y_shape], [*specs, self.y]
             out_specs = (self.y, self.x, self.w)
-        return compile_for(self.over, function, shapes, dtype, specs, out_specs)
+        return lower_for(self.over, function, shapes, dtype, specs, out_specs)
 
 
 def place(layer: Layer, way: str, chips: int) -> Placed:
@@ -157,7 +157,7 @@ def measure(dtype: str) -> list[dict[str, Any]]:
                     functions["by hand"] = by_hand(placed)
                 row[f"lowerings {chips}"] = ", ".join(chosen(placed, dtype))
                 for who, function in functions.items():
-                    compiled = placed.compile(function, "train", dtype)
+                    compiled = placed.lower(function, "train", dtype).compile()
                     found = collectives(compiled)
                     row[f"{who} {chips}"] = {
                         "collectives": [[each.kind, each.dtype, each.shape] for each in found],

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from benchmarks.compiled import collectives, compile_for, devices
+from benchmarks.compiled import collectives, devices, lower_for
 from benchmarks.peers import transposed
 from benchmarks.sharded import LAYERS, TOPOLOGIES, by_hand, chosen, halos, place, sent, ways
+from compiler_tests.recorded import facts
 from jaxdeconv._geometry import Geometry, runs
 from jaxdeconv._lowerings import dilated
 
@@ -31,7 +32,7 @@ WAYS = {
     "U-Net 2/2, 2-D": ("sequence", "in channels", "batch x sequence"),
     "DCGAN 4/2, 2-D": ("sequence",),
     "iSTFT 1024/256": ("sequence",),
-    GROUPS: ("batch", "channels"),
+    GROUPS: ("batch", "sequence", "channels", "batch x sequence"),
     DEPTHWISE: ("batch", "sequence", "batch x sequence"),
 }
 """What is left out adds nothing, or gathers and is in test_what_gathers."""
@@ -47,9 +48,9 @@ PODS = [
 @functools.cache
 def transfers(name, way, chips, mode, implementation=None, dtype="bfloat16"):
     placed = place(LAYERS[name], way, chips)
-    if set(chosen(placed.layer, dtype)) == {implementation}:
+    if set(chosen(placed, dtype)) == {implementation}:
         return transfers(name, way, chips, mode, None, dtype)
-    return collectives(placed.compile(transposed(placed.layer, implementation=implementation), mode, dtype))
+    return facts(placed.over, placed.lower(transposed(placed.layer, implementation=implementation), mode, dtype)).collectives
 
 
 def halo_bytes(layer, itemsize):
@@ -81,7 +82,9 @@ def check(found, name, way, chips, mode, exact=False, dtype="bfloat16"):
     elif "channels" in parts:
         assert reduced == [], found
     else:  # the filter's gradient is the sum, over either of the mesh axes in turn, or over both at once
-        each_item = own.batch if own.groups == own.in_channels and "sequence" in parts else 1  # of a depthwise one, before their sum
+        each_item = (
+            own.batch if own.groups == own.in_channels and parts == ["sequence"] else 1
+        )  # of a depthwise one, before their sum
         sums = [each_item * math.prod(layer.w_shape), math.prod(layer.w_shape)][: len(parts)]
         assert reduced in ([], sums[:1], sums, sums[::-1]), found
         assert bool(reduced) == (mode == "train"), found
@@ -133,36 +136,35 @@ def test_float32(way):
 def test_halos_by_hand(name, way, chips):
     """In jax.shard_map, the inputs that cross go one way, their gradients the other, and the filter's gradient is one all-reduce."""
     placed = place(LAYERS[name], way, chips)
-    found = collectives(placed.compile(by_hand(placed), "train", "bfloat16"))
+    found = facts(placed.over, placed.lower(by_hand(placed), "train", "bfloat16")).collectives
     inputs = halo_bytes(LAYERS[name], 2)[0][0]
     assert sorted(each.kind for each in found) == ["all-reduce", *["collective-permute"] * 4]
     assert sent([each for each in found if each.kind == "collective-permute"]) == 2 * inputs
     assert [math.prod(each.shape) for each in found if each.kind == "all-reduce"] == [math.prod(placed.layer.w_shape)]
 
 
-@pytest.mark.parametrize(("name", "way"), [(GROUPS, "sequence"), (GROUPS, "batch x sequence"), (DEPTHWISE, "channels")])
-def test_what_gathers(name, way):
-    """XLA gathers the operands of these filter gradients by "dilated", which a TPU gets for its speed, and none by "matmul"."""
+def test_what_gathers():
+    """XLA gathers the operands of a depthwise filter gradient by "dilated", which a TPU gets for its speed, and none by "matmul"."""
+    name, way = DEPTHWISE, "channels"
     placed = place(LAYERS[name], way, 4)
-    assert chosen(placed.layer, "bfloat16")[-1] == "dilated"
+    assert chosen(placed, "bfloat16")[-1] == "dilated"
     found = transfers(name, way, 4, "train")
     gathered = [math.prod(each.shape) for each in found if each.kind == "all-gather"]
-    parts = placed.over.shape.get("batch", 1)
-    assert sorted(gathered) == sorted(math.prod(shape) // parts for shape in (placed.layer.x_shape, placed.layer.y_shape))
+    assert sorted(gathered) == sorted(map(math.prod, (placed.layer.x_shape, placed.layer.y_shape)))
     with pytest.raises(AssertionError):
         check(found, name, way, 4, "train")
     check(transfers(name, way, 4, "forward"), name, way, 4, "forward")
     check(transfers(name, way, 4, "train", "matmul"), name, way, 4, "train")
 
 
-def chosen_gradient(layer):
-    op = transposed(layer)
+def gradient(layer, implementation=None):
+    op = transposed(layer, implementation=implementation)
     return lambda x, w, g: jax.vjp(lambda w: op(x, w), w)[1](g)[0]
 
 
-def gradient_by_matmul(layer):
-    op = transposed(layer, implementation="matmul")
-    return lambda x, w, g: jax.vjp(lambda w: op(x, w), w)[1](g)[0]
+def input_gradient(layer, implementation=None):
+    op = transposed(layer, implementation=implementation)
+    return lambda x, w, g: jax.vjp(lambda x: op(x, w), x)[1](g)[0]
 
 
 def gradient_by_one_convolution(layer):
@@ -170,28 +172,34 @@ def gradient_by_one_convolution(layer):
     return lambda x, w, g: dilated.filter_grad(x, g, geometry, preferred_element_type=jnp.float32)
 
 
-def summed_over(function, layer, spec):
-    """The chips that sum a filter gradient together, of 2 x 2 with x and g sharded over "data" and nothing over "model"."""
+def summed_over(function, layer, spec, w=None):
+    """The chips that sum a gradient together, of 2 x 2 with x and g sharded over "data"; nothing is over "model", or only w."""
     over = Mesh(np.array(devices(TOPOLOGIES[4])).reshape(2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     shapes = [layer.x_shape, layer.w_shape, layer.y_shape]
-    found = collectives(compile_for(over, function(layer), shapes, "bfloat16", [spec, jax.P(), spec], jax.P()))
-    (reduced,) = [each for each in found if each.kind == "all-reduce"]
-    return {frozenset(group) for group in reduced.groups}
+    result = jax.P() if w is None else spec
+    found = facts(over, lower_for(over, function(layer), shapes, "bfloat16", [spec, w or jax.P(), spec], result)).collectives
+    return {frozenset(group) for each in found if each.kind == "all-reduce" for group in each.groups}
 
 
 DATA, ALL = {frozenset({0, 2}), frozenset({1, 3})}, {frozenset({0, 1, 2, 3})}
 
 
+BY_CONVOLUTION = functools.partial(gradient, implementation="dilated")
+
+
 @pytest.mark.parametrize(
     ("name", "way", "function", "chips"),
     [
-        ("HiFi-GAN 4/2", "batch", chosen_gradient, DATA),
-        (GROUPS, "batch", chosen_gradient, DATA),
-        (DEPTHWISE, "batch", chosen_gradient, DATA),
+        ("HiFi-GAN 4/2", "batch", gradient, DATA),
+        ("HiFi-GAN 4/2", "sequence", gradient, DATA),
+        (GROUPS, "batch", gradient, DATA),
+        (GROUPS, "sequence", gradient, DATA),
+        (DEPTHWISE, "batch", gradient, DATA),
+        (DEPTHWISE, "sequence", gradient, DATA),
+        ("HiFi-GAN 4/2", "batch", BY_CONVOLUTION, DATA),
+        ("HiFi-GAN 4/2", "sequence", BY_CONVOLUTION, ALL),
+        (DEPTHWISE, "sequence", BY_CONVOLUTION, ALL),
         (DEPTHWISE, "batch", gradient_by_one_convolution, ALL),
-        ("HiFi-GAN 4/2", "sequence", chosen_gradient, ALL),
-        (DEPTHWISE, "sequence", chosen_gradient, ALL),
-        ("HiFi-GAN 4/2", "sequence", gradient_by_matmul, DATA),
     ],
 )
 def test_beside_an_idle_axis(name, way, function, chips):
@@ -200,16 +208,23 @@ def test_beside_an_idle_axis(name, way, function, chips):
     assert summed_over(function, LAYERS[name], spec) == chips
 
 
+def test_an_input_gradient_beside_an_idle_axis():
+    """With the sequence over "data", and the filter's input channels over "model": by a convolution it is summed over all chips."""
+    layer, spec, w = LAYERS["HiFi-GAN 4/2"], jax.P(None, "data"), jax.P(None, None, "model")
+    assert summed_over(functools.partial(input_gradient, implementation="dilated"), layer, spec, w) >= ALL
+    assert not ALL & summed_over(input_gradient, layer, spec, w)
+
+
 def test_combined_transfers():
     """Every array of a transfer counts."""
     placed = place(LAYERS["HiFi-GAN 4/2"], "batch", 4)
     layer = placed.layer
 
     def gradients(x, w, g):
-        return chosen_gradient(layer)(x, w, g), jnp.sum(g, (0, 1))
+        return gradient(layer)(x, w, g), jnp.sum(g, (0, 1))
 
     shapes, specs = [layer.x_shape, layer.w_shape, layer.y_shape], [placed.x, placed.w, placed.y]
-    compiled = compile_for(placed.over, gradients, shapes, "bfloat16", specs, (jax.P(), jax.P()))
+    compiled = lower_for(placed.over, gradients, shapes, "bfloat16", specs, (jax.P(), jax.P())).compile()
     assert compiled.as_text().count(" all-reduce(") == 1
     assert [each.shape for each in collectives(compiled)] == [layer.w_shape, (layer.out_channels,)]
 
@@ -217,7 +232,7 @@ def test_combined_transfers():
 def test_the_check_condemns_a_gather():
     name = "HiFi-GAN 16/8"
     placed = place(LAYERS[name], "batch", 4)
-    gathered = collectives(placed._replace(y=jax.P()).compile(transposed(placed.layer), "forward", "bfloat16"))
+    gathered = facts(placed.over, placed._replace(y=jax.P()).lower(transposed(placed.layer), "forward", "bfloat16")).collectives
     assert [each.kind for each in gathered] == ["all-gather"]
     with pytest.raises(AssertionError):
         check(gathered, name, "batch", 4, "forward")

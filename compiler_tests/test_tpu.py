@@ -7,10 +7,11 @@ import pytest
 
 pytest.importorskip("libtpu")
 
-from benchmarks.compiled import CHIPS, compile_for, estimated_cycles, mesh
+from benchmarks.compiled import CHIPS, lower_for, mesh
 from benchmarks.estimates import choices, programs, regret
 from benchmarks.layers import LAYERS
 from benchmarks.tables import geometric_mean
+from compiler_tests.recorded import facts
 
 BY_NAME = {layer.name: layer for layer in LAYERS}
 SUITE = (
@@ -42,7 +43,7 @@ WORSE = {  # what falls short: the rates are those of a v5e in bfloat16, and the
 
 def check(names, dtype, chip="v5e", channels_last=True):
     """Whether all is as it should be but for what is known, and by mode the cycles of lax over those of the library."""
-    short, gains = set(), {mode: [] for mode in MODES}
+    one, short, gains = mesh(CHIPS[chip], 1), set(), {mode: [] for mode in MODES}
     for layer in (BY_NAME[name] for name in names):
         products = math.prod(layer.x_shape[:-1]) * math.prod(layer.kernel) * layer.out_channels
         elements = sum(map(math.prod, (layer.x_shape, layer.w_shape, layer.y_shape))) + products
@@ -51,11 +52,11 @@ def check(names, dtype, chip="v5e", channels_last=True):
             chosen = set(choices(layer, dtype).values() if mode == "train" else [choices(layer, dtype)["T"]])
             if len(chosen) == 1 and chosen <= each.keys():  # the same program as by name
                 del each["chosen"]
-            compiled = {by: compile_for(mesh(CHIPS[chip], 1), *program, dtype) for by, program in each.items()}
+            compiled = {by: facts(one, lower_for(one, *program, dtype)) for by, program in each.items()}
             compiled.setdefault("chosen", compiled.get(min(chosen)))
-            cycles = {by: estimated_cycles(program) for by, program in compiled.items()}
+            cycles = {by: program.cycles for by, program in compiled.items()}
             # Multiplying stuffed zeros would take as many times the operations as the product of the strides.
-            flops = compiled["chosen"].cost_analysis()["flops"]
+            flops = compiled["chosen"].flops
             assert flops <= MODES[mode] * (1.5 * layer.flops + 4 * elements), (layer.name, mode, flops)
             if regret(cycles) > MOST_REGRET:
                 short.add((chip, dtype, layer.name, mode, "best"))

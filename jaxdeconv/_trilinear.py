@@ -73,6 +73,10 @@ def _choices(contraction: Contraction, sizes: Sizes, options: Options) -> dict[P
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def _of_dtype(run: Binary, dtype: Any) -> Binary:
+    return lambda lhs, rhs: run(lhs.astype(dtype), rhs.astype(dtype))
+
+
 def _per_platform(
     contraction: Contraction,
     choices: dict[Platform, Implementation],
@@ -80,6 +84,7 @@ def _per_platform(
     dtypes: tuple[Any, Any],
     layout: str,
     sizes: Sizes | None,
+    axes: int,
 ) -> Binary:
     """One function that runs the choice of the platform it is compiled for, on operands of one dtype for a result of another."""
     wide, (operand, result) = keywords["preferred_element_type"], dtypes
@@ -87,22 +92,23 @@ def _per_platform(
     keys: dict[Platform, tuple[Any, ...]] = {}
     for platform, name in choices.items():
         # GPU and TPU sum in float32 anyway. Asked for a float32 result, XLA stores it on TPU, and widens the operands on GPU.
-        accelerated = platform != "cpu" and name in ("dilated", "polyphase")
-        dtype = operand if accelerated and operand == result else wide
+        convolution = name in ("dilated", "polyphase")
+        dtype = operand if platform != "cpu" and convolution and operand == result else wide
+        # The partitioner for CPU pads narrow operands of a convolution with wide zeros, which XLA then refuses.
+        widened = platform == "cpu" and convolution and axes > 0 and operand != wide
         lowering, form = LOWERINGS[contraction, name, platform], stored_form(contraction, name, platform, layout, sizes)
-        keys[platform] = lowering, form, dtype
-        bound[keys[platform]] = partial(
-            form or converted(contraction, lowering, layout), **keywords | {"preferred_element_type": dtype}
-        )
+        keys[platform] = lowering, form, dtype, widened
+        own = partial(form or converted(contraction, lowering, layout), **keywords | {"preferred_element_type": dtype})
+        bound[keys[platform]] = _of_dtype(own, wide) if widened else own
     if len(bound) == 1:
         return bound.popitem()[1]
 
     def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        def widened(platform: Platform) -> Binary:  # because the branches of a platform_dependent are of one dtype
+        def wide_result(platform: Platform) -> Binary:  # because the branches of a platform_dependent are of one dtype
             return lambda lhs, rhs: bound[keys[platform]](lhs, rhs).astype(wide)
 
-        own = {"cpu": widened("cpu"), "tpu": widened("tpu")}
-        chosen: jax.Array = lax.platform_dependent(lhs, rhs, **own, default=widened("gpu"))
+        by_platform = {"cpu": wide_result("cpu"), "tpu": wide_result("tpu")}
+        chosen: jax.Array = lax.platform_dependent(lhs, rhs, **by_platform, default=wide_result("gpu"))
         return chosen
 
     return run
@@ -179,7 +185,7 @@ def _contract(
     lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
     static = all(isinstance(size, int) for size in shapes[0])
-    how = keywords, (lhs.dtype, dtype), layout, sizes if static else None
+    how = keywords, (lhs.dtype, dtype), layout, sizes if static else None, options.axes
     run = _per_platform(contraction, choices, *how)
     convolved = [platform for platform, name in choices.items() if name in ("dilated", "polyphase")]
     separable = not (options.forward_mode or options.implementation)

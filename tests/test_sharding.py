@@ -180,6 +180,20 @@ def test_operands_without_a_mesh():
         np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("implementation", [None, "dilated", "polyphase"])
+def test_narrow_floats_cut_along_space(implementation):
+    """XLA's partitioner for CPU pads 16-bit operands of a convolution with 32-bit zeros, and XLA refuses the program."""
+    sharding = NamedSharding(mesh(AxisType.Auto, (8,), ("a",)), P(None, "a"))
+    x, w = RNG.standard_normal((2, 16, 32)).astype(jnp.bfloat16), RNG.standard_normal((4, 16, 32)).astype(jnp.bfloat16)
+
+    def all_three(x, w):
+        y, vjp = jax.vjp(partial(jaxdeconv.conv1d_transpose, output_shape=None, strides=2, implementation=implementation), x, w)
+        return y, *vjp(jnp.ones_like(y))
+
+    for actual, right in zip(jax.jit(all_three)(jax.device_put(x, sharding), w), all_three(x, w), strict=True):
+        np.testing.assert_allclose(np.float32(actual), np.float32(right), rtol=0.02, atol=0.02)
+
+
 def test_how_many_axes_count():
     """Of a mesh that one operand shows: those of more than one device that are not `jax.shard_map`'s."""
     found = []
