@@ -49,7 +49,7 @@ class _Transposed(hk.Module):
         if self.mask is not None and self.mask.shape != shape:
             rule = f"mask must have the shape of the filter, {shape}"
             raise error(ValueError, function, rule, "mask.shape", self.mask.shape, "one entry for each weight")
-        deviation = 1 / math.sqrt(math.prod(self.kernel_shape) * channels / groups)
+        deviation = 1 / math.sqrt(max(math.prod(self.kernel_shape) * channels / groups, 1))
         w = hk.get_parameter("w", shape, x.dtype, init=self.w_init or hk.initializers.TruncatedNormal(stddev=deviation))
         w = w if self.mask is None else w * self.mask
 

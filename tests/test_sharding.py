@@ -297,6 +297,19 @@ def test_groups_that_are_cut_in_parts():
     assert found.returncode == 0, found.stderr[-2000:]
 
 
+def test_explicit_groups_that_are_cut_in_parts():
+    """Convolutions of which XLA refuses: 4 groups of 2 channels, over 8 devices."""
+    x, w = RNG.standard_normal((1, 16, 8)), RNG.standard_normal((1, 2, 8))
+
+    def gradients(x, w):
+        return jax.grad(lambda x, w: jnp.sum(jnp.sin(jaxdeconv.conv1d_transpose(x, w, (1, 16, 8), 1))), (0, 1))(x, w)
+
+    with jax.set_mesh(mesh(AxisType.Explicit, (8,), ("a",))):
+        found = jax.jit(gradients)(jax.device_put(x, P(None, None, "a")), w)
+    for actual, right in zip(found, gradients(x, w), strict=True):
+        np.testing.assert_allclose(actual, right, rtol=1e-11, atol=1e-11)
+
+
 EXPLICIT = {**SPECS, "width": (P(None, "a"), P()), "filters of one input": (P(), P(None, "a"))}
 
 

@@ -5,6 +5,8 @@ a group for each element of the batch.
 """
 
 import re
+import subprocess
+import sys
 
 import cases
 import jax
@@ -304,3 +306,24 @@ def test_the_named_one_stays_under_vmap(layer):
     text = jax.jit(jax.vmap(gradients(op_of(layer, implementation="dilated")))).lower(xs, ws, gs).as_text()
     assert text.count("stablehlo.convolution") == 3
     assert "stablehlo.dot_general" not in text
+
+
+NARROW = """
+import jax, jax.numpy as jnp
+import jaxdeconv, jaxdeconv.torch
+for dtype in ("bfloat16", "float16"):
+    x, w, g = jnp.ones((1, 5, 2, 2), dtype), jnp.ones((2, 5, 4, 1, 1), dtype), jnp.ones((2, 1, 4, 2, 2), dtype)
+    of_torch = jax.vmap(jaxdeconv.torch.conv_transpose2d, (None, 0))
+    dx, dw = jax.block_until_ready(jax.jit(lambda x, w, g: jax.vjp(of_torch, x, w)[1](g))(x, w, g))
+    assert (dx == 8).all() and (dw == 4).all()
+    x, w, g = jnp.ones((2, 9, 16), dtype), jnp.ones((2, 3, 4, 16), dtype), jnp.ones((2, 2, 9, 4), dtype)
+    of_tf = jax.vmap(lambda x, w: jaxdeconv.conv1d_transpose(x, w, (2, 9, 4), 1), (None, 0))
+    dx, dw = jax.block_until_ready(jax.jit(lambda x, w, g: jax.vjp(of_tf, x, w)[1](g))(x, w, g))
+    assert (dx[:, 1:-1] == 24).all() and (dw[:, 1] == 18).all()
+"""
+
+
+def test_narrow_filters_mapped_as_users_run_them():
+    """The filter gradient contracts over rows, for which XLA on CPU has no product of 16-bit floats; under `jax.vmap` it forgot."""
+    found = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]

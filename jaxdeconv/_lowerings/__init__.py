@@ -140,14 +140,14 @@ WORK: Mapping[Platform, Mapping[Implementation, Amounts]] = MappingProxyType(
 def partitioned_right(name: Implementation, contraction: Contraction, sizes: Sizes, axes: int) -> bool:
     """Whether XLA's partitioner computes it rightly where operands may be cut over so many axes of a mesh; docs/sharding.md has more.
 
-    Products it does. Of convolutions, beside an axis that an operand is replicated along, only those with lhs_dilation. Along a
-    single axis, it ends the process where it cuts groups of a filter gradient in parts.
+    Products it does. Convolutions with groups it refuses, or ends the process, where it cuts groups in parts. Of others, beside an
+    axis that an operand is replicated along, it computes only those with lhs_dilation.
     """
     if axes == 0 or name in ("matmul", "elementwise"):
         return True
-    if axes == 1:
-        return contraction != "filter_grad" or sizes.geometry.groups == 1 or sizes.depthwise
-    return name == "dilated" and contraction == "transpose" and any(s > 1 for s in sizes.geometry.strides)
+    if sizes.geometry.groups > 1 and not sizes.depthwise:
+        return False
+    return axes == 1 or (name == "dilated" and contraction == "transpose" and any(s > 1 for s in sizes.geometry.strides))
 
 
 def shards_well(name: Implementation, contraction: Contraction, sizes: Sizes, platform: Platform) -> bool:

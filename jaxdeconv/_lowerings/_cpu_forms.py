@@ -87,7 +87,17 @@ def matmul_filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keyword
     return w
 
 
+def wide(a: jax.Array, preferred_element_type: Any, **unused: Any) -> jax.Array:
+    """An operand of a product that contracts over rows, in the dtype of the result.
+
+    XLA on CPU converts narrow floats there anyway, but under `jax.vmap` of one operand it forgets to, and has no such product then
+    (jaxlib 0.10 to 0.12).
+    """
+    return a.astype(preferred_element_type)
+
+
 def _whole_filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    x, g = wide(x, **keywords), wide(g, **keywords)
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
     channels, outputs = x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
     rows = math.prod(geometry.kernel) * outputs

@@ -19,7 +19,7 @@ from jax import lax
 from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import overlap_add, patches
-from jaxdeconv._lowerings._cpu_forms import FEW
+from jaxdeconv._lowerings._cpu_forms import FEW, wide
 from jaxdeconv._lowerings._work import Sizes
 
 
@@ -125,8 +125,8 @@ def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str, s
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, layout: str, sizes: Sizes, **keywords: Any) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
-    matrix, rows = _matrix(layout, geometry.kernel, sizes.out_channels), _rows(x, geometry)
-    taps = _taps(g, matrix, geometry)
+    matrix, rows = _matrix(layout, geometry.kernel, sizes.out_channels), _rows(wide(x, **keywords), geometry)
+    taps = _taps(wide(g, **keywords), matrix, geometry)
     if matrix.before and matrix.after:
         repeated = jnp.broadcast_to(rows, (taps.shape[1], *rows.shape))
         w = lax.dot_general(repeated, taps, (((1,), (0,)), ((0,), (1,))), **keywords)
