@@ -1,8 +1,8 @@
 """What chips send each other when a layer is sharded, from programs compiled for 4 and for 256 TPU chips; nothing runs.
 
 A chip may send halos where the sequence is cut, as many samples as the filter reaches over its edge, and one all-reduce of each
-result that is a sum over what is cut. Nothing is gathered, and none of this depends on the number of chips. The exceptions, filter
-gradients of groups, have a test of their own.
+result that is a sum over what is cut. Nothing is gathered, and none of this depends on the number of chips. The exception, a
+depthwise filter gradient whose channels are cut, has a test of its own.
 """
 
 import functools

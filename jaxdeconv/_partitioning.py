@@ -1,9 +1,8 @@
 """What JAX knows while it traces of how XLA's partitioner may cut a call over devices, and explicit shardings.
 
-The partitioner computes some convolutions wrongly, silently: one without lhs_dilation whose operands are cut along space, beside an
-axis of the mesh that one of them is replicated along, is summed over all devices, the replicas included. It ends the process on some
-with batch groups. Of automatic axes no more is known than the mesh, since the partitioner chooses the shardings. docs/sharding.md has
-more.
+The partitioner computes some convolutions wrongly, silently: cut along space, beside an axis of the mesh that one of the operands is
+replicated along, parts are summed over all devices, the replicas included. It ends the process on some with groups. Of automatic axes
+no more is known than the mesh, since the partitioner chooses the shardings. docs/sharding.md has more.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def seconds(work: Work, rates: Rates, itemsize: int) -> float:
 def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0) -> Implementation:
     """The lowering for this contraction, these sizes and this platform, where operands may be cut over so many axes of a mesh."""
     able: list[Implementation] = [name for name in get_args(Implementation) if UNABLE[name](contraction, sizes) is None]
-    able = [name for name in able if partitioned_right(name, contraction, sizes, axes)] or ["dilated"]
+    able = [name for name in able if partitioned_right(name, sizes, axes)] or ["dilated"]
     if platform != "cpu":  # where devices come in numbers, over which the operands may be sharded
         able = [name for name in able if shards_well(name, contraction, sizes, platform)] or ["dilated"]
     estimates = {name: seconds(WORK[platform][name](contraction, sizes), RATES[platform], sizes.itemsize) for name in able}

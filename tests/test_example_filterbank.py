@@ -169,6 +169,7 @@ def run(directory, *arguments, **variables):
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.thorough  # continuous integration also runs the whole example
 def test_quick_run_on_the_shipped_speech(tmp_path):
     result = run(tmp_path, "--quick")
     assert result.returncode == 0, result.stderr

@@ -28,6 +28,7 @@ def artifact(tmp_path_factory):
     return path
 
 
+@pytest.mark.thorough
 def test_outputs_and_gradients_are_those_of_the_model(artifact, monkeypatch):
     monkeypatch.setattr(example, "REQUESTS", ((1, 5), (2, 9)))
     with jax.enable_x64(False):

@@ -131,7 +131,10 @@ def together(functions, operands, **compiler_options):
 
 
 @pytest.mark.parametrize("part", sampled(range(4), 4))
-@pytest.mark.parametrize(("ndim", "generic", "count"), [(2, False, 30), (3, False, 12), (1, True, 6), (2, True, 6), (3, True, 4)])
+@pytest.mark.parametrize(
+    ("ndim", "generic", "count"),
+    [(2, False, 30), pytest.param(3, False, 12, marks=pytest.mark.thorough), (1, True, 6), (2, True, 6), (3, True, 4)],
+)
 def test_random(ndim, generic, count, part):
     several = [random_case(np.random.default_rng([ndim, generic, part, index]), ndim, generic) for index in range(count)]
     operands = [case.operands() for case in several]

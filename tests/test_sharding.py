@@ -145,7 +145,9 @@ def idle_case(layer, seed=0):
     return (x, w, g), all_three
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["automatic", "explicit"])
+@pytest.mark.parametrize(
+    "kind", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.thorough)], ids=["automatic", "explicit"]
+)
 @pytest.mark.parametrize("layer", IDLE_LAYERS)
 def test_beside_idle_axes(layer, kind):
     """What a mesh axis is left over for, where XLA's partitioner sums convolutions over the replicas too."""
@@ -192,6 +194,19 @@ def test_narrow_floats_cut_along_space(implementation):
 
     for actual, right in zip(jax.jit(all_three)(jax.device_put(x, sharding), w), all_three(x, w), strict=True):
         np.testing.assert_allclose(np.float32(actual), np.float32(right), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "implementation", [None, pytest.param("dilated", marks=pytest.mark.xfail(strict=True, reason="the partitioner"))]
+)
+def test_a_result_with_the_axes_exchanged(implementation):
+    x, w = RNG.standard_normal((8, 16, 16), np.float32), RNG.standard_normal((2, 32, 16), np.float32)
+
+    def op(x, w):
+        return jaxdeconv.conv1d_transpose(x, w, None, 2, implementation=implementation)
+
+    found = jax.jit(op, out_shardings=placed("cbc", "bwc"))(jax.device_put(x, placed("wcb", "bwc")), w)
+    np.testing.assert_allclose(found, op(x, w), rtol=1e-4, atol=1e-4)
 
 
 def test_how_many_axes_count():
@@ -243,9 +258,7 @@ def test_explain_says_what_a_mesh_rules_out():
     assert (one.mesh_axes, several.mesh_axes, unknown.mesh_axes) == (1, 2, 2)
     assert one.lowerings["filter_grad"]["gpu"] == one.lowerings["input_grad"]["tpu"] == "dilated"
     assert several.lowerings == unknown.lowerings
-    for contraction in ("input_grad", "filter_grad"):
-        assert set(several.lowerings[contraction].values()) == {"matmul"}
-    assert several.lowerings["transpose"]["gpu"] == "dilated"
+    assert {name for each in several.lowerings.values() for name in each.values()} == {"matmul"}
     assert "\n  may be cut over     several axes of a mesh\n" in str(several)
 
 

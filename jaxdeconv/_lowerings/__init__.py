@@ -137,25 +137,23 @@ WORK: Mapping[Platform, Mapping[Implementation, Amounts]] = MappingProxyType(
 """How much a lowering does for a contraction of these sizes on a platform."""
 
 
-def partitioned_right(name: Implementation, contraction: Contraction, sizes: Sizes, axes: int) -> bool:
+def partitioned_right(name: Implementation, sizes: Sizes, axes: int) -> bool:
     """Whether XLA's partitioner computes it rightly where operands may be cut over so many axes of a mesh; docs/sharding.md has more.
 
-    Products it does. Convolutions with groups it refuses, or ends the process, where it cuts groups in parts. Of others, beside an
-    axis that an operand is replicated along, it computes only those with lhs_dilation.
+    Products it does. Convolutions with groups it refuses, or ends the process, where it cuts groups in parts; of others, it sums
+    parts over replicas too.
     """
     if axes == 0 or name in ("matmul", "elementwise"):
         return True
-    if sizes.geometry.groups > 1 and not sizes.depthwise:
-        return False
-    return axes == 1 or (name == "dilated" and contraction == "transpose" and any(s > 1 for s in sizes.geometry.strides))
+    return axes == 1 and (sizes.geometry.groups == 1 or sizes.depthwise)
 
 
 def shards_well(name: Implementation, contraction: Contraction, sizes: Sizes, platform: Platform) -> bool:
     """Whether XLA's partitioner cuts it along any axis, gathers no activation, moves no more the more devices there are, and sums a
     filter gradient of a sharded batch over its parts alone. docs/sharding.md has the evidence.
 
-    Counted in, on TPU, is "dilated" for filter gradients of groups, which gathers where the sequence is sharded, or the channels of
-    depthwise ones, because "matmul" would take up to ten times as many cycles.
+    Counted in, on TPU, is "dilated" for filter gradients of groups, because "matmul" would take up to ten times as many cycles: of
+    depthwise ones, which gathers where the channels are sharded, and of others on one chip.
     """
     if name == "dilated" and contraction == "filter_grad" and sizes.geometry.groups > 1:
         return platform == "tpu"
