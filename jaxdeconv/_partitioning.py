@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jaxdeconv._filters import LAYOUTS, positions
+
 SEVERAL = 2
 
 
@@ -21,23 +23,24 @@ def devices() -> int:
     return jax.device_count()
 
 
-def axes(x: jax.Array, w: jax.Array, spatial: Sequence[int], kernel: Sequence[int]) -> int:
+def axes(x: jax.Array, w: jax.Array, spatial: Sequence[int], layout: str) -> int:
     """Over how many axes of a mesh a call may be cut: 0 if it cannot be, 1, or SEVERAL. Axes of `jax.shard_map` do not count.
 
     An array that was placed without a mesh, or is none yet, says nothing of what the jit around it does with it: where there is more
     than one device, it counts as SEVERAL. Explicit axes count as one if none of them cuts space, since only that goes wrong.
     """
-    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(a).sharding.mesh for a in (x, w))]
-    if not any(mesh.axis_names for mesh in meshes):
+    meshes = jax.sharding.get_abstract_mesh(), jax.typeof(x).sharding.mesh, jax.typeof(w).sharding.mesh
+    if meshes[0].empty and meshes[1].empty and meshes[2].empty:  # the usual case, in few microseconds
         return SEVERAL if devices() > 1 else 0
     kinds = [
         [kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True) if size > 1 and kind != AxisType.Manual]
         for mesh in meshes
     ]
     most = max(map(len, kinds))
-    known = {kind for each in kinds for kind in each} == {AxisType.Explicit}
-    if known and not any(entries(x)[axis] for axis in spatial) and not any(entries(w)[axis] for axis in kernel):
-        most = min(most, 1)
+    if {kind for each in kinds for kind in each} == {AxisType.Explicit}:
+        kernel = positions(LAYOUTS[layout], w.ndim)["k"]
+        if not any(entries(x)[axis] for axis in spatial) and not any(entries(w)[axis] for axis in kernel):
+            most = min(most, 1)
     return min(most, SEVERAL)
 
 

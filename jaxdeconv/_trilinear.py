@@ -338,8 +338,8 @@ def conv_transpose(
     w has the layout that is named. All of it is jitted, with static geometry, because an eager call of a custom_vjp costs 100 times a
     cached jitted one.
     """
-    kernel = positions(LAYOUTS[layout], w.ndim)["k"]
-    options = options._replace(axes=axes(x, w, geometry.spatial_axes, kernel))
+    if found := axes(x, w, geometry.spatial_axes, layout):
+        options = options._replace(axes=found)
     recorded = calls.get()
     if recorded is not None or options.implementation is not None:  # else not worth the microseconds
         filter_shape = _tf_shape(w, geometry, layout)
