@@ -13,21 +13,39 @@ from campaign.case import FRONTS
 from campaign.driver import Campaign
 
 
+def _positive(kind):
+    """A number above zero, so that no campaign is one of nothing."""
+
+    def parsed(text):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return value
+
+    parsed.__name__ = kind.__name__  # which argparse names where it cannot be parsed
+    return parsed
+
+
 def arguments():
     """Those of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m campaign",
         description="Random calls of every front-end, against the oracle and every installed framework, without end unless set.",
     )
-    parser.add_argument(
-        "fronts", nargs="*", choices=[*FRONTS, []], metavar="FRONT", help=f"of {', '.join(FRONTS)}; all if none is named"
-    )
-    parser.add_argument("--cases", type=int, help="for each front-end")
+    parser.add_argument("fronts", nargs="*", metavar="FRONT", help=f"of {', '.join(FRONTS)}; all if none is named")
+    parser.add_argument("--cases", type=_positive(int), help="for each front-end")
     parser.add_argument("--seed", type=int, default=int(f"{datetime.date.today():%Y%m%d}"), help="default: today")
-    parser.add_argument("--minutes", type=float, help="begin nothing after these")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes at a time; default: the number of cores")
-    parser.add_argument("--json", help="where to write counts and findings")
-    return parser.parse_args()
+    parser.add_argument("--minutes", type=_positive(float), help="begin nothing after these")
+    parser.add_argument(
+        "--workers", type=_positive(int), default=os.cpu_count(), help="processes at a time; default: the number of cores"
+    )
+    parser.add_argument("--json", type=argparse.FileType("w"), help="where to write counts and findings")
+    given = parser.parse_args()
+    if unknown := [front for front in given.fronts if front not in FRONTS]:
+        parser.error(f"FRONT must be one of {', '.join(FRONTS)}, got {unknown[0]}")
+    if given.seed < 0:
+        parser.error(f"--seed must not be negative, got {given.seed}")
+    return given
 
 
 class Progress:
@@ -92,8 +110,8 @@ def main():
     campaign.run()
     result = summary(campaign)
     if given.json:
-        with open(given.json, "w") as file:
-            json.dump(result, file, indent=1)
+        with given.json:
+            json.dump(result, given.json, indent=1)
     print(f"\n{result['about']}\n{sum(campaign.done.values())} cases in {result['seconds']} s, {len(campaign.findings)} findings")
     for front, table in result["peers"].items():
         for peer, hows in table.items():

@@ -64,15 +64,17 @@ class Interior(NamedTuple):
     outputs: Ends  # that no input reaches, which are zeros
 
 
-def _interior(size: int | None, kernel: int, stride: int, dilation: int, crops: tuple[int, int]) -> tuple[int, Ends]:
-    """Of one dimension: the kernel that is left, and the ends of crops, inputs, taps and outputs. No size if it is symbolic."""
+def _interior(size: int | None, kernel: int, stride: int, dilation: int, crops: tuple[int, int]) -> tuple[int, Ends] | None:
+    """Of one dimension: the kernel that is left, and crops, inputs, taps and outputs at its ends. No size if it is symbolic."""
     left, inputs, taps, outputs = list(crops), [0, 0], [0, 0], [0, 0]
     changed = True
-    while changed and kernel > 0 and (size is None or size > 0):
+    while changed:
         changed = False
         for end in (0, 1):
-            of_taps = effective_kernel(kernel, dilation) - 1
-            beyond_taps, beyond_inputs = left[end] - of_taps, -1 if size is None else left[end] - (size - 1) * stride
+            if kernel <= 0 or (size is not None and size <= 0):
+                return None  # nothing meets
+            beyond_taps = left[end] - (effective_kernel(kernel, dilation) - 1)
+            beyond_inputs = -1 if size is None else left[end] - (size - 1) * stride
             if beyond_taps > 0:
                 found, step, count = inputs, stride, -(-beyond_taps // stride)
                 size = size if size is None else size - count
@@ -84,8 +86,6 @@ def _interior(size: int | None, kernel: int, stride: int, dilation: int, crops: 
             found[end] += count
             left[end] -= step * count
             changed = changed or count > 0
-            if kernel <= 0 or (size is not None and size <= 0):
-                break
     return kernel, tuple((each[0], each[1]) for each in (left, inputs, taps, outputs))
 
 
@@ -156,9 +156,9 @@ class Geometry:
         (jaxlib 0.8 to 0.10).
         """
         rows = zip(sizes, self.kernel, self.strides, self.dilations, self.crops, strict=True)
-        each = [_interior(*row) for row in rows]
+        each = [found for row in rows if (found := _interior(*row)) is not None]
+        if len(each) < self.ndim:
+            return None
         kernel = tuple(left for left, _ in each)
         crops, inputs, taps, outputs = (tuple(ends[which] for _, ends in each) for which in range(4))
-        if any(k <= 0 for k in kernel) or any(w is not None and w <= lo + hi for w, (lo, hi) in zip(sizes, inputs, strict=True)):
-            return None
         return Interior(replace(self, kernel=kernel, crops=crops), inputs, taps, outputs)

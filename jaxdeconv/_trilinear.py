@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from jaxdeconv._filters import LAYOUTS, positions, to_tf
-from jaxdeconv._geometry import Geometry
+from jaxdeconv._geometry import Geometry, Interior
 from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
 from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
@@ -54,11 +54,11 @@ def accumulated(dtype: Any) -> np.dtype[Any]:
     return wide
 
 
-def _sizes(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, dtype: Any) -> Sizes:
-    """For estimates, of the interior: a symbolic dimension (`jax.export`) counts as a typical size."""
+def _sizes(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, inside: Interior | None, dtype: Any) -> Sizes:
+    """For estimates, of the interior if there is one: a symbolic dimension (`jax.export`) counts as a typical size."""
     shape = [size if isinstance(size, int) else _TYPICAL for size in x_shape]
     spatial = tuple(shape[axis] for axis in geometry.spatial_axes)
-    if (inside := interior(geometry, x_shape)) is not None:
+    if inside is not None:
         geometry = inside.geometry
         spatial = tuple(max(1, size - lo - hi) for size, (lo, hi) in zip(spatial, inside.inputs, strict=True))
     return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
@@ -180,7 +180,7 @@ def _contract(
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
 
-    sizes = _sizes(*shapes[:2], geometry, lhs.dtype)
+    sizes = _sizes(*shapes[:2], geometry, found, lhs.dtype)
     choices = _choices(contraction, sizes, options)
     lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
@@ -309,7 +309,8 @@ class Call(NamedTuple):
 
     @property
     def sizes(self) -> Sizes:
-        return _sizes(self.input_shape, self.filter_shape, self.geometry, self.dtype)
+        inside = interior(self.geometry, self.input_shape)
+        return _sizes(self.input_shape, self.filter_shape, self.geometry, inside, self.dtype)
 
     def choices(self, contraction: Contraction) -> dict[Platform, Implementation]:
         """The lowering on each platform."""

@@ -2,7 +2,7 @@
 is `_select`.
 
 Every lowering is called as `(lhs, rhs, geometry, precision=, preferred_element_type=)`, with operands of one dtype, neither empty,
-and the keywords meaning what they mean in lax. "dilated" alone takes `out_sharding=` too, and so explicitly sharded operands.
+and the keywords meaning what they mean in lax. No crop of the geometry is negative, or more than ke - 1: `_interior` sees to that.
 """
 
 from __future__ import annotations

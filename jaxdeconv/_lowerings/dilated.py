@@ -143,7 +143,7 @@ def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywor
     convolution over the replicas as well.
     """
     depthwise = geometry.groups == x.shape[geometry.channel_axis] == g.shape[geometry.channel_axis]
-    if not depthwise or geometry.groups == 1 or (isinstance(x.shape[0], int) and x.shape[0] == 1) or "out_sharding" in keywords:
+    if not depthwise or geometry.groups == 1 or (isinstance(x.shape[0], int) and x.shape[0] == 1):
         return filter_grad(x, g, geometry, **keywords)
     if keywords["preferred_element_type"] in (jnp.float16, jnp.bfloat16):
         keywords["preferred_element_type"] = np.dtype(np.float32)  # for these are summed
