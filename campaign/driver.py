@@ -21,7 +21,8 @@ from campaign.draw import GROUP, draw
 ROOT = Path(__file__).parent.parent
 CHUNK = 8  # groups of one front-end after another
 LIFE = 80  # groups that one process runs
-# Compiling is most of the time. These emit simpler code, of the same operations; one chunk in PLAIN is compiled as users have it.
+# Tracing and compiling are most of the time. These emit simpler code, of the same operations, and their processes trace the choice for
+# CPU alone; one chunk in PLAIN is traced and compiled as users have it.
 FAST = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
 PLAIN = 10
 SHRUNK = 2  # failures alike that are made small; others are counted
@@ -42,6 +43,7 @@ class Worker:
     """One process at a time, started again where it dies."""
 
     def __init__(self, flags=(), devices=1):
+        self.alone = bool(flags)  # whether CPU is the only platform that is traced
         self.flags = [*flags, *([f"--xla_force_host_platform_device_count={devices}"] if devices > 1 else [])]
         self.process, self.served = None, 0
 
@@ -50,6 +52,7 @@ class Worker:
         flags = " ".join([os.environ.get("XLA_FLAGS", ""), *self.flags])
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)]))
         environment = os.environ | MEMORY | quiet | {"XLA_FLAGS": flags, "PYTHONPATH": path}
+        environment |= {"CAMPAIGN_CPU_ALONE": "1"} if self.alone else {}
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "campaign.worker"],
