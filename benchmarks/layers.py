@@ -5,6 +5,7 @@ for time: lax takes up to a hundred times as long as the others.
 """
 
 import math
+import random
 from typing import NamedTuple
 
 
@@ -148,3 +149,37 @@ QUICK: tuple[str, ...] = (
     "vnet.up3.b1",
     "unet3d.k3.b1",
 )
+
+
+def random_layers(count: int, seed: int, most_flops: float = 2e8) -> list[Layer]:
+    """Layers that no one published: sizes drawn on logarithmic scales, for forward passes of 1e6 to `most_flops` operations."""
+    rng = random.Random(seed)
+
+    def logarithmic(least: float, most: float) -> int:
+        return round(math.exp(rng.uniform(math.log(least), math.log(most))))
+
+    def drawn(index: int) -> Layer:
+        n = rng.choices((1, 2, 3), (5, 4, 1))[0]
+        k = logarithmic(1.5, (24, 8, 5)[n - 1])
+        s = rng.choice((1, k, rng.randint(1, k), min(k, 2)))
+        dilation = rng.choices((1, 2, 3), (8, 1, 1))[0] if s == 1 else 1
+        channels = [logarithmic(1, 1024), logarithmic(1, 1024)]
+        groups = 1
+        if rng.random() < 0.15:  # depthwise, or a few
+            groups = channels[0] if rng.random() < 0.5 else rng.choice((2, 4, 8))
+            channels = [channels[0]] * 2 if groups == channels[0] else [-(-each // groups) * groups for each in channels]
+        crops = rng.choice((_centred(k, s), _causal(k, s), (0, 0)))
+        batch = logarithmic(1, 32)
+        each = 2 * batch * k**n * channels[0] * channels[1] // groups
+        samples = max(2**n, logarithmic(max(1e6, each), max(most_flops, 2 * each)) / each)
+        longest = max(2, round(samples ** (1 / n)))
+        size = tuple(max(2, round(longest * 2 ** rng.uniform(-0.5, 0.5))) if n > 1 else longest for _ in range(n))
+        source = f"random, seed {seed}"
+        return Layer(f"random.{index}", source, batch, size, *channels, (k,) * n, (s,) * n, (crops,) * n, (dilation,) * n, groups)
+
+    layers: list[Layer] = []
+    while len(layers) < count:
+        layer = drawn(len(layers))
+        if layer.flops <= most_flops and min(layer.y_shape) > 0:
+            layers.append(layer)
+    return layers

@@ -21,8 +21,8 @@ from campaign.draw import GROUP, draw
 ROOT = Path(__file__).parent.parent
 CHUNK = 8  # groups of one front-end after another
 LIFE = 80  # groups that one process runs
-# Tracing and compiling are most of the time. These emit simpler code, of the same operations, and their processes trace the choice for
-# CPU alone; one chunk in PLAIN is traced and compiled as users have it.
+# Tracing and compiling are most of the time. These emit simpler code, of the same operations, and their processes trace the choice
+# for CPU alone; one chunk in PLAIN is traced and compiled as users have it.
 FAST = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
 PLAIN = 10
 SHRUNK = 2  # failures alike that are made small; others are counted

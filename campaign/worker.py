@@ -291,7 +291,8 @@ def main():
     jax.config.update("jax_traceback_in_locations_limit", 0)
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     if os.environ.get("CAMPAIGN_CPU_ALONE"):
-        lax.platform_dependent = lambda *operands, cpu, **_: cpu(*operands)  # where three platforms are traced, and two dropped
+        # where three platforms are traced, and two dropped
+        lax.platform_dependent = lambda *operands, cpu=None, default, **_: (cpu or default)(*operands)
     say(ready=True, jax=jax.__version__, jaxdeconv=str(jaxdeconv.__path__[0]), devices=len(jax.devices()))
     for count, line in enumerate(sys.stdin, 1):
         serve(json.loads(line))

@@ -5,6 +5,7 @@ The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`,
 """
 
 from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
+from jaxdeconv._canonicalize import defaults
 from jaxdeconv._convert import convert_filters
 from jaxdeconv._explain import Explanation, explain
 from jaxdeconv._filters import FilterLayout
@@ -22,6 +23,7 @@ __all__ = [
     "conv3d_transpose",
     "conv_transpose",
     "convert_filters",
+    "defaults",
     "explain",
     "initializers",
     "keras",

@@ -6,9 +6,11 @@ Nothing here touches an array's values or traces anything; a convention's own ru
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar, get_args
+from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,8 @@ import numpy as np
 from jax import export, lax
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxdeconv._contractions import Options
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import Options
 
 ErrorType: TypeAlias = type[ValueError] | type[TypeError]
 Precision: TypeAlias = str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | None
@@ -241,10 +243,67 @@ def options(
                 "pass None, 'default', 'high', 'highest', a jax.lax.Precision, or a pair of these for input and filters",
             )
     dtype = x.dtype if preferred_element_type is None else _result_dtype(function, x, preferred_element_type)
+    how = _how(function, implementation, forward_mode)
+    return Options(function, name, dtype, precision, how.implementation, bool(how.forward_mode))
+
+
+class _How(NamedTuple):
+    """What `defaults` sets."""
+
+    implementation: Implementation | None
+    forward_mode: bool | None
+
+
+_NOTHING_SET = _How(None, None)
+_HOW: ContextVar[_How] = ContextVar("defaults", default=_NOTHING_SET)
+
+
+def _how(function: str, implementation: Any, forward_mode: Any) -> _How:
+    """Both as given, or as `defaults` says where they are None."""
     if implementation is not None:
         choice(function, "implementation", implementation, (None, *get_args(Implementation)), "pass None to have it chosen")
-    choice(function, "forward_mode", forward_mode, (False, True))
-    return Options(function, name, dtype, precision, implementation, forward_mode)  # type: ignore[arg-type]
+    if forward_mode is not None:
+        choice(function, "forward_mode", forward_mode, (False, True))
+    held = _HOW.get()
+    return _How(
+        held.implementation if implementation is None else implementation,
+        held.forward_mode if forward_mode is None else forward_mode,
+    )
+
+
+@contextmanager
+def defaults(*, implementation: Implementation | None = None, forward_mode: bool | None = None) -> Iterator[None]:
+    """Within it, what calls and layers of this package take for an argument that they were not given.
+
+    For models whose calls one cannot reach. It holds while JAX traces: a function that was jitted and called before keeps what it was
+    traced with, and one that is first called within it keeps that. So put it around the first call, or inside the function. Arguments
+    that are given win over it, `forward_mode=False` too. It nests, is of its own in each thread, and works as a decorator.
+
+    Args:
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to leave it as it is.
+        forward_mode: whether to allow forward mode (`jax.jvp`); None to leave it as it is.
+
+    Raises:
+        ValueError: no such implementation. Within it, calls raise as if it had been given to them, where it cannot compute them.
+        TypeError: forward_mode is not a bool.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdeconv
+        >>> w = jnp.ones((4, 2, 3))
+        >>> def decode(x):  # say, from another package
+        ...     return jaxdeconv.conv1d_transpose(x, w, None, 2)
+        >>> with jaxdeconv.defaults(forward_mode=True):
+        ...     y, y_dot = jax.jvp(decode, (jnp.ones((1, 8, 3)),), (jnp.ones((1, 8, 3)),))
+        >>> y_dot.shape
+        (1, 16, 2)
+    """
+    token = _HOW.set(_how("defaults", implementation, forward_mode))
+    try:
+        yield
+    finally:
+        _HOW.reset(token)
 
 
 def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:

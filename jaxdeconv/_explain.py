@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 
+from jaxdeconv._call import Call, calls
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel, full_size
 from jaxdeconv._lowerings import Contraction, Implementation, Platform
 from jaxdeconv._select import largest_temporary
-from jaxdeconv._trilinear import Call, calls
 
 _CONTRACTIONS: tuple[Contraction, ...] = get_args(Contraction)
 _PLATFORMS: tuple[Platform, ...] = get_args(Platform)

@@ -62,17 +62,25 @@ def names(entry: Any) -> tuple[str, ...]:
     return () if entry is None else tuple(entry) if isinstance(entry, tuple) else (entry,)
 
 
-def on_explicit_axes(
-    run: Callable[[jax.Array, jax.Array], jax.Array], mesh: Any, shape: tuple[Any, ...], wanted: Sequence[Any]
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """`run` with the explicit axes automatic inside, where any lowering works, and a result of these entries as far as they fit."""
-    explicit = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit]
-    left, fitting = set(explicit), []
+def explicit_sharding(mesh: Any, shape: tuple[Any, ...], wanted: Sequence[Any]) -> NamedSharding:
+    """Over the explicit axes in these entries, one for each size of the shape, as far as they fit."""
+    left, fitting = set(_explicit(mesh)), []
     for size, entry in zip(shape, wanted, strict=True):
         found = tuple(name for name in names(entry) if name in left)
         divides = isinstance(size, int) and size % math.prod(mesh.shape[name] for name in found) == 0
         fitting.append(found if found and divides else None)
         left -= set(fitting[-1] or ())
-    sharding = NamedSharding(mesh, PartitionSpec(*fitting))  # type: ignore[no-untyped-call]
-    result: Callable[[jax.Array, jax.Array], jax.Array] = jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=sharding)
+    return NamedSharding(mesh, PartitionSpec(*fitting))  # type: ignore[no-untyped-call]
+
+
+def on_explicit_axes(
+    run: Callable[[jax.Array, jax.Array], jax.Array], mesh: Any, shape: tuple[Any, ...], wanted: Sequence[Any]
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`run` with the explicit axes automatic inside, where any lowering works, and a result of these entries as far as they fit."""
+    sharding = explicit_sharding(mesh, shape, wanted)
+    result: Callable[[jax.Array, jax.Array], jax.Array] = jax.sharding.auto_axes(run, axes=_explicit(mesh), out_sharding=sharding)
     return result
+
+
+def _explicit(mesh: Any) -> tuple[str, ...]:
+    return tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit)

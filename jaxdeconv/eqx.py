@@ -28,7 +28,7 @@ class ConvTranspose(equinox.nn.ConvTranspose):
         y = full[p : full - q + a]        L = (W-1)*s + ke - p - q + a
 
     Two keywords more, both static: implementation, the lowering to use, one of `jaxdeconv.Implementation`, None to have it chosen;
-    and forward_mode, whether to leave differentiation to JAX, which allows forward mode (`jax.jvp`).
+    and forward_mode, whether to allow forward mode (`jax.jvp`).
 
     Raises:
         ValueError: on a call, a shape that does not fit.
@@ -49,10 +49,10 @@ class ConvTranspose(equinox.nn.ConvTranspose):
     """
 
     implementation: Implementation | None = equinox.field(static=True)
-    forward_mode: bool = equinox.field(static=True)
+    forward_mode: bool | None = equinox.field(static=True)
 
     def __init__(
-        self, *arguments: Any, implementation: Implementation | None = None, forward_mode: bool = False, **keywords: Any
+        self, *arguments: Any, implementation: Implementation | None = None, forward_mode: bool | None = None, **keywords: Any
     ) -> None:
         super().__init__(*arguments, **keywords)
         self.implementation, self.forward_mode = implementation, forward_mode

@@ -28,7 +28,7 @@ class _Transposed(hk.Module):
         *arguments: Any,
         groups: int = 1,
         implementation: Implementation | None = None,
-        forward_mode: bool = False,
+        forward_mode: bool | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__(*arguments, **keywords)
@@ -78,8 +78,7 @@ class ConvNDTranspose(_Transposed, hk.ConvNDTranspose):
     All arguments, parameters and initial values are those of `haiku.ConvNDTranspose`, so that its parameters work here unchanged and
     give the same numbers faster. output_shape follows TensorFlow's rule, in up to three dimensions. Three keywords more: groups, G,
     of the channels, by which w is `[*k, output_channels / G, in]`, flipped as Haiku has it; implementation, the lowering to use, one
-    of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether to leave differentiation to JAX, which allows
-    forward mode (`jax.jvp`).
+    of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether to allow forward mode (`jax.jvp`).
 
     Raises:
         ValueError: on a call, a shape, output_shape or choice that does not fit.

@@ -9,10 +9,10 @@ import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
@@ -29,7 +29,7 @@ def conv_transpose(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed convolution in one, two or three dimensions with the signature and results of `keras.ops.conv_transpose`.
 
@@ -59,8 +59,8 @@ def conv_transpose(
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the dtype of inputs; None for that dtype itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: False for the hand-written, fast reverse-mode gradients. True to leave differentiation to JAX, which allows
-            forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
+        forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
+            `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
     Returns:
         `[B, *L, O]`, or `[B, O, *L]` for "channels_first". float16 and bfloat16 are accumulated in float32 and rounded once.
@@ -77,7 +77,7 @@ def conv_transpose(
 
     Gradients:
         `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
-        in which each gradient is one plain convolution; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
+        in which each gradient is one contraction; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
         custom_vjp function: pass forward_mode=True there. Integers have no gradient.
 
     References:

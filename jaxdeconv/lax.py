@@ -13,11 +13,11 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 Padding: TypeAlias = str | Sequence[str | tuple[int, int]]
 DimensionNumbers: TypeAlias = lax.ConvDimensionNumbers | tuple[str, str, str] | None
@@ -39,7 +39,7 @@ def conv_transpose(
     *,
     feature_group_count: int = 1,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed N-D convolution with the signature and results of `jax.lax.conv_transpose`, and with groups.
 
@@ -82,8 +82,8 @@ def conv_transpose(
         use_consistent_padding: whether pairs are the padding of the forward convolution. Works on every version of JAX.
         feature_group_count: the number of groups, which splits input and output channels alike; lax has no such argument.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: False for the hand-written, fast reverse-mode gradients. True to leave differentiation to JAX, which allows
-            forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
+        forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
+            `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
     Returns:
         The result, its axes as the third of dimension_numbers. float16 and bfloat16 are accumulated in float32 and rounded once. A
@@ -95,7 +95,7 @@ def conv_transpose(
 
     Gradients:
         `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
-        in which each gradient is one plain convolution; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
+        in which each gradient is one contraction; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
         custom_vjp function: pass forward_mode=True there. Integers have no gradient.
 
     References:

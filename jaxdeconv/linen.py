@@ -28,7 +28,7 @@ class ConvTranspose(linen.ConvTranspose):
         feature_group_count: the number of groups G; the kernel is `[*k, I / G, O]`, or `[*k, O / G, I]` for transpose_kernel.
         output_padding: samples that the output has more at its end, an int or one for each spatial dimension.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: whether to leave differentiation to JAX, which allows forward mode (`jax.jvp`).
+        forward_mode: whether to allow forward mode (`jax.jvp`); None for what `jaxdeconv.defaults` says.
 
     Raises:
         ValueError: on a call, a shape or choice that does not fit.
@@ -53,7 +53,7 @@ class ConvTranspose(linen.ConvTranspose):
     feature_group_count: int = 1
     output_padding: int | Sequence[int] = 0
     implementation: Implementation | None = None
-    forward_mode: bool = False
+    forward_mode: bool | None = None
 
     @linen.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:

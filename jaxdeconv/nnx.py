@@ -33,7 +33,7 @@ class ConvTranspose(nnx.ConvTranspose):
         feature_group_count: the number of groups G; the kernel is `[*k, I / G, O]`, or `[*k, O / G, I]` for transpose_kernel.
         output_padding: samples that the output has more at its end, an int or one for each spatial dimension.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: whether to leave differentiation to JAX, which allows forward mode (`jax.jvp`).
+        forward_mode: whether to allow forward mode (`jax.jvp`); None for what `jaxdeconv.defaults` says.
         rngs: as for Flax.
         **keywords: the other arguments of `flax.nnx.ConvTranspose`: padding, kernel_dilation, use_bias, mask, dtype, param_dtype,
             precision, kernel_init, bias_init, transpose_kernel, promote_dtype, preferred_element_type and metadata.
@@ -67,7 +67,7 @@ class ConvTranspose(nnx.ConvTranspose):
         feature_group_count: int = 1,
         output_padding: int | Sequence[int] = 0,
         implementation: Implementation | None = None,
-        forward_mode: bool = False,
+        forward_mode: bool | None = None,
         rngs: Any,
         **keywords: Any,
     ) -> None:

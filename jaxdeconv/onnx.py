@@ -10,10 +10,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, full_size
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 Ints: TypeAlias = Sequence[int] | np.ndarray | jax.Array
 AutoPad: TypeAlias = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
@@ -37,7 +37,7 @@ def conv_transpose(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed convolution in any number of dimensions with the semantics of ONNX's ConvTranspose, opset 11 and later.
 
@@ -69,8 +69,8 @@ def conv_transpose(
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, one of the dtypes of X; None for that of X itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: False for the hand-written, fast reverse-mode gradients. True to leave differentiation to JAX, which allows
-            forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
+        forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
+            `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
     Returns:
         Y, `[N, M, *L]`. float16 and bfloat16 are accumulated in float32 and rounded, then B is added.

@@ -19,11 +19,12 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._call import biased
+from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
+from jaxdeconv._contractions import Options, accumulated
 from jaxdeconv._geometry import Geometry, effective_kernel
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import Options, accumulated, biased
-from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
@@ -62,7 +63,7 @@ def init(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> State:
     """The state of a stream before its first chunk.
 

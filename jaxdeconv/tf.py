@@ -10,10 +10,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
@@ -33,7 +33,7 @@ def conv1d_transpose(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 1-D convolution with the exact semantics of `tf.nn.conv1d_transpose`.
 
@@ -64,8 +64,8 @@ def conv1d_transpose(
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: False for the hand-written, fast reverse-mode gradients. True to leave differentiation to JAX, which allows
-            forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
+        forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
+            `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
     Returns:
         `[B, L, O]` for "NWC", `[B, O, L]` for "NCW". float16 and bfloat16 are accumulated in float32 and rounded once.
@@ -76,7 +76,7 @@ def conv1d_transpose(
 
     Gradients:
         `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
-        in which each gradient is one plain convolution; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
+        in which each gradient is one contraction; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
         custom_vjp function: pass forward_mode=True there. int32 has no gradient.
 
     References:
@@ -116,7 +116,7 @@ def conv2d_transpose(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 2-D convolution with the exact semantics of `tf.nn.conv2d_transpose`.
 
@@ -182,7 +182,7 @@ def conv3d_transpose(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 3-D convolution with the exact semantics of `tf.nn.conv3d_transpose`.
 
@@ -241,7 +241,7 @@ def conv_transpose(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed convolution in one, two or three dimensions with the exact semantics of `tf.nn.conv_transpose`.
 

@@ -11,10 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, full_size
 from jaxdeconv._lowerings import Implementation
-from jaxdeconv._trilinear import conv_transpose as _conv_transpose
 
 Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
@@ -34,7 +34,7 @@ def conv_transpose1d(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 1-D convolution with the exact semantics of `torch.nn.functional.conv_transpose1d`.
 
@@ -60,8 +60,8 @@ def conv_transpose1d(
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
-        forward_mode: False for the hand-written, fast reverse-mode gradients. True to leave differentiation to JAX, which allows
-            forward mode (`jax.jvp`, `jax.linearize`, `jax.jacfwd`, `jax.linear_transpose`) and has a slow filter gradient.
+        forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
+            `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
     Returns:
         `[B, O, L]`, or `[O, L]` for an input without a batch. float16 and bfloat16 are accumulated in float32.
@@ -72,7 +72,7 @@ def conv_transpose1d(
 
     Gradients:
         `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
-        in which each gradient is one plain convolution; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
+        in which each gradient is one contraction; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
         custom_vjp function: pass forward_mode=True there. Complex cotangents follow JAX's convention, and are the conjugates of those
         that PyTorch returns. int64 has no gradient.
 
@@ -111,7 +111,7 @@ def conv_transpose2d(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 2-D convolution with the exact semantics of `torch.nn.functional.conv_transpose2d`.
 
@@ -174,7 +174,7 @@ def conv_transpose3d(
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation | None = None,
-    forward_mode: bool = False,
+    forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 3-D convolution with the exact semantics of `torch.nn.functional.conv_transpose3d`.
 

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import jaxdeconv
-from jaxdeconv import _trilinear as trilinear
+from jaxdeconv import _call
 from jaxdeconv._geometry import Geometry
 
 # kernel, strides, dilations, crops, groups, channels last; then the spatial sizes, and channels in and out
@@ -50,8 +50,8 @@ def unswap(case, activations):
 
 def op(case, dtype, forward_mode=False):
     """The core as a function of operands whose channels are last."""
-    options = trilinear.Options("complex", "complex", np.dtype(dtype), forward_mode=forward_mode)
-    return lambda x, w: unswap(case, trilinear.conv_transpose(swap(case, x), w, case[0], options))
+    options = _call.Options("complex", "complex", np.dtype(dtype), forward_mode=forward_mode)
+    return lambda x, w: unswap(case, _call.conv_transpose(swap(case, x), w, case[0], options))
 
 
 def by_lax(case):

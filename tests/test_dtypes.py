@@ -78,7 +78,7 @@ def product_lines(x, w, g, **keywords):
         y, vjp = jax.vjp(lambda x, w: op(x, w, **keywords), x, w)
         return y, *vjp(g)
 
-    text = jax.jit(run).lower(x, w, g).as_text()
+    text = cases.lowered_text(jax.jit(run).lower(x, w, g))
     lines = [line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line]
     assert len(lines) == 3
     return lines

@@ -15,7 +15,7 @@ from jax import export
 from jax.extend.mlir import ir
 
 import jaxdeconv
-from jaxdeconv import _trilinear as trilinear
+from jaxdeconv import _contractions
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import LOWERINGS, Contraction
 
@@ -100,7 +100,8 @@ def operations(exported, platform):
                 for region in operation.regions:
                     for inner in region.blocks:
                         walk(inner, [None] * len(inner.arguments))
-                if not all(re.fullmatch(r"tensor<(\d+x)?i\d+>", str(each.type)) for each in operation.results):
+                marker = "contracting_dims = [] x []" in str(operation)  # what checkpoint policies look for, which XLA drops
+                if not marker and not all(re.fullmatch(r"tensor<(\d+x)?i\d+>", str(each.type)) for each in operation.results):
                     found[name if operation.regions else re.sub(r"%[\w#:]+", "%", str(operation))] += 1
             known.update(zip(operation.results, results, strict=True))
         return []
@@ -139,7 +140,7 @@ def test_each_platform_runs_its_own_lowering(forced, monkeypatch):
         return FORCED[forced][(CONTRACTIONS.index(contraction) + list(PLATFORMS.values()).index(platform)) % len(NAMES)]
 
     if FORCED[forced]:
-        monkeypatch.setattr(trilinear, "select", select)
+        monkeypatch.setattr(_contractions, "select", select)
 
     def run(x, w):
         return jaxdeconv.conv1d_transpose(x, w, None, 2)

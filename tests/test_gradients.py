@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxdeconv
-from jaxdeconv import _trilinear as trilinear
+from jaxdeconv import _call, _contractions
 from jaxdeconv._geometry import Geometry
 
 # One of each kind: plain, cropped on both sides, extended, dilated, grouped, depthwise, kernel shorter than the stride.
@@ -42,10 +42,11 @@ def test_trilinear_identity(part):
     several = cases.GRID[part::16]
 
     def products(case, x, w, g):
-        geometry, options = geometry_of(case), trilinear.Options("identity", "identity", x.dtype)
-        y = trilinear.transpose(x, w, geometry, options)
-        dx = trilinear.input_grad(g, w, geometry, options, like=x)
-        dw = trilinear.filter_grad(x, g, geometry, options, like=w)
+        geometry, options = geometry_of(case), _call.Options("identity", "identity", x.dtype)
+        form = _contractions.form_of(x, w, geometry, options, "tf")
+        y = _contractions.contract("y", {"x": x, "w": w}, form)
+        dx = _contractions.contract("x", {"y": g, "w": w}, form)
+        dw = _contractions.contract("w", {"x": x, "y": g}, form)
         return jnp.vdot(y, g), jnp.vdot(x, dx), jnp.vdot(w, dw)
 
     run = jax.jit(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxdeconv
-from jaxdeconv import _trilinear as trilinear
+from jaxdeconv import _call, _contractions
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction, Platform, _cpu_forms, _cpu_stored
 from jaxdeconv._lowerings._interior import cut
@@ -199,10 +199,10 @@ def test_filters_as_they_are_stored(name, layout):
         geometry = Geometry(*layer.window)
         x, w, g = layer.operands(seed)
         to_layout = partial(jaxdeconv.convert_filters, source="tf", target=layout, groups=layer.groups)
-        stored, options = to_layout(w), trilinear.Options("stored", "stored", x.dtype, implementation=name)
+        stored, options = to_layout(w), _call.Options("stored", "stored", x.dtype, implementation=name)
 
         def run(x, w, geometry=geometry, options=options):
-            return trilinear.conv_transpose(x, w, geometry, options, layout=layout)
+            return _call.conv_transpose(x, w, geometry, options, layout=layout)
 
         y, dx, dw = jax.jit(lambda x, w, g, run=run: ((found := jax.vjp(run, x, w))[0], *found[1](g)))(x, stored, g)
         expected_y, expected_dx, expected_dw = layer.expected(x, w, g)
@@ -242,7 +242,7 @@ def ran(monkeypatch):
         return run
 
     table = {key: recording(key, lowering) for key, lowering in LOWERINGS.items()}
-    monkeypatch.setattr(trilinear, "LOWERINGS", MappingProxyType(table))
+    monkeypatch.setattr(_contractions, "LOWERINGS", MappingProxyType(table))
     return found
 
 
@@ -326,11 +326,11 @@ def test_the_unable_raise_and_nothing_else_runs(names, x, w, keywords, ran):
 def call_of(x, w, keywords):
     """What jaxdeconv.conv1d_transpose makes of these."""
     recorded = []
-    token = trilinear.calls.set(recorded)
+    token = _call.calls.set(recorded)
     try:
         jax.eval_shape(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **keywords), x, w)
     finally:
-        trilinear.calls.reset(token)
+        _call.calls.reset(token)
     return recorded[0]
 
 

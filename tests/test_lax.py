@@ -457,8 +457,8 @@ def test_signature_begins_with_that_of_lax():
 def test_no_transposition_where_there_need_be_none():
     def ops(*numbers):
         call = partial(conv_transpose, strides=(2, 2), padding="SAME", dimension_numbers=numbers, implementation="dilated")
-        jaxpr = jax.make_jaxpr(call)(*[np.ones((3, 3, 3, 3))] * 2)
-        return str(jaxpr).count("transpose[")
+        traced = jax.jit(call).trace(*[np.ones((3, 3, 3, 3))] * 2)
+        return traced.lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.transpose")  # CPU has an order of its own
 
     channels_last, channels_first = ops("NHWC", "HWIO", "NHWC"), ops("NCHW", "HWIO", "NCHW")
     assert channels_last == channels_first

@@ -20,7 +20,7 @@ import pytest
 from test_implementations import SETS, sizes_of, within
 
 import jaxdeconv
-from jaxdeconv import _trilinear as trilinear
+from jaxdeconv import _call
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import UNABLE, Contraction, Platform
 
@@ -115,10 +115,10 @@ def test_nor_one_that_jax_derives(which, forward_mode):
     """Gradients and their gradients, of "dilated" by name: JAX derives all of them from one convolution with forward_mode."""
     for layer in CHECKED[which]:
         x, w, _ = layer.operands()
-        options = trilinear.Options("f", "f", x.dtype, implementation="dilated", forward_mode=forward_mode)
+        options = _call.Options("f", "f", x.dtype, implementation="dilated", forward_mode=forward_mode)
 
         def loss(x, w, layer=layer, options=options):
-            return jnp.sum(jnp.sin(trilinear.conv_transpose(x, w, Geometry(*layer.window), options)))
+            return jnp.sum(jnp.sin(_call.conv_transpose(x, w, Geometry(*layer.window), options)))
 
         def of_gradients(x, w, loss=loss):
             return sum(jnp.sum(jnp.sin(each)) for each in jax.grad(loss, (0, 1))(x, w))
@@ -131,7 +131,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import jax, jax.numpy as jnp, numpy as np
 import jaxdeconv, jaxdeconv.lax, jaxdeconv.onnx
-from jaxdeconv import _trilinear as trilinear
+from jaxdeconv import _call
 from jaxdeconv._geometry import Geometry
 from layers import Layer
 
@@ -151,8 +151,8 @@ def check(run, layer, x, w, g, to_w=lambda w: w):
 def every(layer, seed):
     x, w, g = layer.operands(seed, np.float32)
     for name, forward_mode in ((None, False), ("dilated", False), ("dilated", True), ("polyphase", seed % 2 == 0)):
-        options = trilinear.Options("f", "f", x.dtype, implementation=name, forward_mode=forward_mode)
-        check(lambda x, w: trilinear.conv_transpose(x, w, Geometry(*layer.window), options), layer, x, w, g)
+        options = _call.Options("f", "f", x.dtype, implementation=name, forward_mode=forward_mode)
+        check(lambda x, w: _call.conv_transpose(x, w, Geometry(*layer.window), options), layer, x, w, g)
 
 for seed, layer in enumerate({odd!r}):
     every(layer, seed)

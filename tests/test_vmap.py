@@ -303,7 +303,7 @@ def test_no_convolution_of_a_group_for_each_element(layer):
 @convolved
 def test_the_named_one_stays_under_vmap(layer):
     xs, ws, gs = batches(layer, 2)
-    text = jax.jit(jax.vmap(gradients(op_of(layer, implementation="dilated")))).lower(xs, ws, gs).as_text()
+    text = cases.lowered_text(jax.jit(jax.vmap(gradients(op_of(layer, implementation="dilated")))).lower(xs, ws, gs))
     assert text.count("stablehlo.convolution") == 3
     assert "stablehlo.dot_general" not in text
 

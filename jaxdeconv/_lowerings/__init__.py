@@ -65,8 +65,9 @@ def _general(contraction: Contraction) -> dict[Implementation, Lowering]:
 def _on_cpu(contraction: Contraction) -> dict[Implementation, Lowering]:
     one_by_one = partial(per_group, contraction, one_by_one=MOST_ON_CPU)
     forms: dict[Implementation, Lowering] = {
+        "dilated": partial(getattr(dilated, contraction), in_order=True),
         "matmul": one_by_one(getattr(_cpu_forms, f"matmul_{contraction}")),
-        "polyphase": _any_layout(contraction, one_by_one(getattr(polyphase, contraction))),
+        "polyphase": _any_layout(contraction, one_by_one(partial(getattr(polyphase, contraction), in_order=True))),
     }
     if contraction == "input_grad":
         forms["matmul"] = _any_layout(contraction, forms["matmul"])  # the others of it take both
@@ -105,7 +106,7 @@ def stored_form(
         return None
     if name == "matmul" and sizes is not None and _cpu_stored.keeps_layout(sizes, layout):
         return partial(getattr(_cpu_stored, contraction), layout=layout, sizes=sizes)
-    return partial(dilated.transpose, layout=layout) if (contraction, name) == ("transpose", "dilated") else None
+    return partial(dilated.transpose, layout=layout, in_order=True) if (contraction, name) == ("transpose", "dilated") else None
 
 
 def converted(contraction: Contraction, lowering: Lowering, layout: str) -> Lowering:

@@ -51,9 +51,14 @@ def _convolution(
     lhs_dilation: tuple[int, ...],
     rhs_dilation: tuple[int, ...],
     numbers: lax.ConvDimensionNumbers,
+    *,
+    in_order: bool = False,
     **keywords: Any,
 ) -> jax.Array:
     """`lax.conv_general_dilated`, in a form that XLA's simplifier does not mistake for another one.
+
+    `in_order`, its arrays are brought to the order of XLA's fast convolution on CPU: batch, spatial, features; spatial, in, out. XLA
+    does so itself at the top of a program alone, and computes any other order by one scalar loop in bodies of loops and branches.
 
     It takes a dimension that is not padded, and whose input is spread by as much as the window is long, for one of groups, and ends
     the process when it swaps the operands of the others (jaxlib 0.8 to 0.12). A zero of padding, and a sample of result less, keep
@@ -61,17 +66,21 @@ def _convolution(
     is in the operand.
     """
     padding, dropped, added = list(padding), [0] * lhs.ndim, [(0, 0, 0)] * lhs.ndim
-    rows = zip(
-        window_strides, lhs_dilation, rhs_dilation, numbers.lhs_spec[2:], numbers.rhs_spec[2:], numbers.out_spec[2:], strict=True
-    )
-    for dimension, (stride, spread, dilation, of_lhs, of_rhs, of_out) in enumerate(rows):
-        reach, (lo, hi) = (rhs.shape[of_rhs] - 1) * dilation, padding[dimension]
+    (batch, features, *of_lhs), (outputs, inputs, *of_rhs), of_y = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
+    rows = zip(window_strides, lhs_dilation, rhs_dilation, of_lhs, of_rhs, of_y[2:], strict=True)
+    for dimension, (stride, spread, dilation, lhs_axis, rhs_axis, y_axis) in enumerate(rows):
+        reach, (lo, hi) = (rhs.shape[rhs_axis] - 1) * dilation, padding[dimension]
         if spread > 1 and lo == hi == 0 and not (isinstance(reach, int) and reach == 0):
-            padding[dimension], dropped[of_out] = (1, 0), 1
+            padding[dimension], dropped[y_axis] = (1, 0), 1
         elif stride > 1 and lo == hi == reach != 0:
-            padding[dimension], added[of_lhs] = (lo - 1, hi), (1, 0, 0)
+            padding[dimension], added[lhs_axis] = (lo - 1, hi), (1, 0, 0)
+    lhs = padded(lhs, added)
+    if in_order:
+        lhs, rhs = lhs.transpose(batch, *of_lhs, features), rhs.transpose(*of_rhs, inputs, outputs)
+        last = lhs.ndim - 1
+        numbers = lax.ConvDimensionNumbers((0, last, *range(1, last)), (last, last - 1, *range(last - 1)), (0, last, *range(1, last)))
     y = lax.conv_general_dilated(
-        padded(lhs, added),
+        lhs,
         rhs,
         window_strides,
         padding,
@@ -80,6 +89,8 @@ def _convolution(
         dimension_numbers=numbers,
         **keywords,
     )
+    if in_order:
+        y = y.transpose([numbers.out_spec[of_y.index(axis)] for axis in range(y.ndim)])
     return lax.slice(y, dropped, y.shape) if any(dropped) else y
 
 

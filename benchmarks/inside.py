@@ -1,0 +1,245 @@
+"""Inside a program, as users write them: `python -m benchmarks.inside`.
+
+In loops and branches, under remat, in forward mode, in derivatives of second and third order; on random layers, or published ones by
+name. Three questions: how much longer a step takes inside than alone, and than lax inside; how `forward_mode=True` compares with the
+better of lax and the default; how derivatives of higher order compare with lax. Each value is checked against lax's.
+"""
+
+import argparse
+import fnmatch
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks.layers import LAYERS, Layer, random_layers
+from benchmarks.peers import lax_transposed, operands, transposed
+from benchmarks.tables import geometric_mean, milliseconds, ratio, table
+from benchmarks.timing import alternate, medians
+
+Op = Callable[[jax.Array, jax.Array], jax.Array]
+Pair = tuple[jax.Array, jax.Array]
+STEPS = 4  # of a loop
+
+
+def _loss(op: Op) -> Op:
+    return lambda x, w: jnp.mean(op(x, w) ** 2)
+
+
+def _gradient(op: Op) -> Callable[[jax.Array, jax.Array], Pair]:
+    return jax.grad(_loss(op), (0, 1))
+
+
+def _stepped(x: jax.Array, w: jax.Array, gradient: Pair) -> Pair:
+    return x - 1e-3 * gradient[0], w - 1e-3 * gradient[1]
+
+
+def _train(op: Op) -> Callable[[jax.Array, jax.Array], Pair]:
+    return lambda x, w: _stepped(x, w, _gradient(op)(x, w))
+
+
+def _remat(op: Op) -> Op:
+    return jax.checkpoint(op)
+
+
+def _scanned(step: Callable[[jax.Array, jax.Array], Pair]) -> Callable[[jax.Array, jax.Array], Pair]:
+    return lambda x, w: lax.scan(lambda both, _: (step(*both), None), (x, w), None, length=STEPS)[0]
+
+
+def _forward(op: Op) -> Callable[[jax.Array, jax.Array], Pair]:
+    """A pass that the next can follow, so that it can stand in a loop."""
+    return lambda x, w: (x + 1e-3 * jnp.mean(op(x, w)), w)
+
+
+class Program(NamedTuple):
+    """What is made of the op, and how many times the op is in it."""
+
+    build: Callable[[Op], Callable[[jax.Array, jax.Array], Any]]
+    steps: int = 1
+    alone: str = ""  # the program of one step, for those with several
+
+
+ALONE = {"train": Program(_train), "forward": Program(_forward)}
+LOOPS = {
+    "train in scan": Program(lambda op: _scanned(_train(op)), STEPS, "train"),
+    "train in fori_loop": Program(
+        lambda op: lambda x, w: lax.fori_loop(0, STEPS, lambda _, both: _train(op)(*both), (x, w)), STEPS, "train"
+    ),
+    "train in map": Program(
+        lambda op: lambda x, w: lax.map(lambda scale: _gradient(op)(scale * x, w), jnp.linspace(0.5, 1.5, STEPS)), STEPS, "train"
+    ),
+    "train in cond": Program(
+        lambda op: lambda x, w: lax.cond(jnp.sum(x[:1, :1]) < 1e9, _train(op), lambda x, w: (x, w), x, w), 1, "train"
+    ),
+    "train with remat in scan": Program(lambda op: _scanned(_train(_remat(op))), STEPS, "train"),
+    "gradient of scan": Program(
+        lambda op: jax.grad(
+            lambda x, w: lax.scan(lambda total, _: (total + _loss(op)((1 + total) * x, w), None), 0.0, None, length=STEPS)[0], (0, 1)
+        ),
+        STEPS,
+        "train",
+    ),
+    "forward in scan": Program(lambda op: _scanned(_forward(op)), STEPS, "forward"),
+}
+
+
+def _tangents(op: Op) -> Callable[[jax.Array, jax.Array], Any]:
+    return lambda x, w: jax.jvp(op, (x, w), (0.5 * x, 0.5 * w))
+
+
+def _gradient_of_tangent(op: Op) -> Callable[[jax.Array, jax.Array], Pair]:
+    """As MeanFlow and score matching take it."""
+    return jax.grad(lambda x, w: jnp.mean(jax.jvp(lambda x: op(x, w), (x,), (0.5 * x,))[1] ** 2), (0, 1))
+
+
+MODES = {
+    "gradient": Program(_gradient),
+    "gradient with remat": Program(lambda op: _gradient(_remat(op))),
+    "gradients in scan": Program(lambda op: _scanned(_train(op)), STEPS),
+    "jvp": Program(_tangents),
+    "jvp of vmap": Program(
+        lambda op: lambda x, w: jax.vmap(lambda scale: _tangents(op)(scale * x, w))(jnp.linspace(0.5, 1.5, 3, dtype=x.dtype))
+    ),
+    "linearize": Program(lambda op: lambda x, w: jax.linearize(op, x, w)[1](0.5 * x, 0.5 * w)),
+    "linear_transpose": Program(
+        lambda op: lambda x, w: jax.linear_transpose(lambda x: op(x, w), x)(jnp.full_like(jax.eval_shape(op, x, w), 0.5))
+    ),
+    "gradient of jvp": Program(_gradient_of_tangent),
+    "gradient of jvp in scan": Program(lambda op: _scanned(lambda x, w: _stepped(x, w, _gradient_of_tangent(op)(x, w))), STEPS),
+    "jvp of gradient": Program(lambda op: lambda x, w: jax.jvp(_gradient(op), (x, w), (0.5 * x, 0.5 * w))),
+}
+
+
+def _penalty(op: Op) -> Op:
+    """The squared norm of the gradient, as WGAN-GP and R1 take it."""
+    return lambda x, w: sum(jnp.sum(each**2) for each in _gradient(op)(x, w))
+
+
+HIGHER = {
+    "gradient of gradient": Program(lambda op: jax.grad(_penalty(op), (0, 1))),
+    "gradient of gradient by x": Program(lambda op: jax.grad(lambda x, w: jnp.sum(jax.grad(_loss(op))(x, w) ** 2), (0, 1))),
+    "jvp of gradient": Program(lambda op: lambda x, w: jax.jvp(_gradient(op), (x, w), (0.5 * x, 0.5 * w))),
+    "third order": Program(
+        lambda op: jax.grad(lambda x, w: sum(jnp.sum(each**2) for each in jax.grad(_penalty(op), (0, 1))(x, w)), (0, 1))
+    ),
+}
+KINDS = {"loops": ALONE | LOOPS, "modes": MODES, "higher": HIGHER}
+
+
+def _ops(kind: str, layer: Layer) -> dict[str, Op]:
+    """jaxdeconv, lax on the same filter, and jaxdeconv in forward mode where that is asked."""
+    n, theirs = layer.ndim, lax_transposed(layer)
+
+    def by_lax(x: jax.Array, w: jax.Array) -> jax.Array:  # its layout, [*k, I / G, O], of [*k, O / G, I]
+        w = jnp.flip(w, range(n))
+        parts = jnp.split(w, layer.groups, n + 1)
+        return theirs(x, jnp.concatenate([jnp.swapaxes(part, n, n + 1) for part in parts], n + 1))
+
+    ops = {"jaxdeconv": transposed(layer), "lax": by_lax}
+    return ops | {"forward_mode": transposed(layer, forward_mode=True)} if kind == "modes" else ops
+
+
+FORWARD_ONLY = ("jvp", "linear", "gradient of jvp")
+
+
+def measure(kind: str, layer: Layer, rounds: int) -> dict[str, Any]:
+    """Seconds for each use of the op, temporaries in bytes, and how far results are from lax's, by program."""
+    x, w, _ = map(jnp.asarray, operands(layer))
+    callables: dict[str, Callable[[], object]] = {}
+    found: dict[str, Any] = {"layer": layer._asdict(), "programs": {}}
+    for title, program in KINDS[kind].items():
+        results, row = {}, {"seconds": {}, "temporaries": {}, "compile": {}}
+        for name, op in _ops(kind, layer).items():
+            if kind == "modes" and name == "jaxdeconv" and title.startswith(FORWARD_ONLY) and title != "jvp of gradient":
+                continue  # JAX refuses them
+            start = time.perf_counter()
+            compiled = jax.jit(program.build(op)).lower(x, w).compile()
+            row["compile"][name] = time.perf_counter() - start
+            row["temporaries"][name] = compiled.memory_analysis().temp_size_in_bytes
+            results[name] = jax.block_until_ready(compiled(x, w))
+            callables[f"{title}|{name}"] = lambda compiled=compiled: jax.block_until_ready(compiled(x, w))
+        expected = results.pop("lax")
+        row["difference"] = {name: _difference(expected, each) for name, each in results.items()}
+        found["programs"][title] = row
+    for key, seconds in medians(alternate(callables, rounds)).items():
+        title, name = key.split("|")
+        found["programs"][title]["seconds"][name] = seconds / KINDS[kind][title].steps
+    return found
+
+
+def _difference(expected: Any, actual: Any) -> float:
+    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True)
+    return max(float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-30)) for a, b in pairs)
+
+
+def _summary(values: Sequence[float]) -> list[str]:
+    return [ratio(geometric_mean(values)), ratio(max(values))] if values else ["-", "-"]
+
+
+def report(kind: str, cases: Sequence[dict[str, Any]]) -> str:
+    """Means over the layers, and the worst."""
+    rows = []
+    for title, program in KINDS[kind].items():
+        seconds = [case["programs"][title]["seconds"] for case in cases]
+        ours = "forward_mode" if kind == "modes" else "jaxdeconv"
+        row = [title, milliseconds(geometric_mean([each[ours] for each in seconds]))]
+        if kind == "loops":
+            if not program.alone:
+                row += ["-", "-"]
+            else:
+                single = [case["programs"][program.alone]["seconds"][ours] for case in cases]
+                row += _summary([each[ours] / alone for each, alone in zip(seconds, single, strict=True)])
+            row += _summary([each[ours] / each["lax"] for each in seconds])
+        else:
+            best = [min(value for name, value in each.items() if name != ours) for each in seconds]
+            row += _summary([each[ours] / other for each, other in zip(seconds, best, strict=True)])
+            held = [case["programs"][title]["temporaries"] for case in cases]
+            row += _summary([(each[ours] + 1e5) / (each["lax"] + 1e5) for each in held])
+        rows.append(row)
+    headers = {
+        "loops": ["program", "ms a step", "inside / alone", "worst", "ours / lax", "worst"],
+        "modes": ["program", "ms", "forward_mode / better of lax and default", "worst", "temporaries / lax", "worst"],
+        "higher": ["program", "ms", "ours / lax", "worst", "temporaries / lax", "worst"],
+    }
+    return table(headers[kind], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inside", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="published layers, by names or globs; random ones if none is named")
+    parser.add_argument("--random", type=int, default=12, help="how many random layers (default 12)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random layers")
+    parser.add_argument("--kind", choices=tuple(KINDS), action="append", help="of programs; may be repeated (default: all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there")
+    given = parser.parse_args()
+    layers = random_layers(given.random, given.seed)
+    if given.cases:
+        layers = [layer for layer in LAYERS if any(fnmatch.fnmatchcase(layer.name, glob) for glob in given.cases)]
+        if not layers:
+            parser.error(f"no case {given.cases}; `python -m benchmarks --list` prints them")
+    record: dict[str, Any] = {"jax": jax.__version__, "backend": jax.default_backend(), "seed": given.seed}
+    for kind in given.kind or KINDS:
+        cases = record[kind] = []
+        for index, layer in enumerate(layers):
+            start = time.perf_counter()
+            cases.append(measure(kind, layer, given.rounds))
+            off = max(each for row in cases[-1]["programs"].values() for each in row["difference"].values())
+            progress = f"{kind} {index + 1} of {len(layers)}: {layer.name} {list(layer.x_shape)} {list(layer.w_shape)}"
+            print(
+                f"{progress}, stride {layer.strides[0]}, {time.perf_counter() - start:.1f} s, differs by {off:.0e}", file=sys.stderr
+            )
+        print(f"\n{kind}, {len(layers)} layers\n\n{report(kind, cases)}", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The one way in for every front-end: a parsed call, jitted, under its name, with a bias."""
+
+from __future__ import annotations
+
+import re
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, NamedTuple, get_args
+
+import jax
+import numpy as np
+from jax import lax
+
+from jaxdeconv._contractions import Options, accumulated, choices_of, form_of, sizes_of, tf_shape
+from jaxdeconv._derivatives import bilinear, transpose
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import UNABLE, Contraction, Implementation, Platform
+from jaxdeconv._lowerings._interior import interior
+from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._partitioning import axes
+
+_ADVICE = "pass forward_mode=True for forward mode, or call the model `with jaxdeconv.defaults(forward_mode=True):`"
+
+
+def _same_varying_axes(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Casts both to vary over the same mesh axes of a `jax.shard_map`, as lax does to the operands of its own functions.
+
+    A custom_vjp rule must return cotangents that vary as its arguments do. F(x, g) varies with x; the cast makes w so too, and the
+    derivative of the cast is the sum over the axes that a replicated w needs.
+    """
+
+    def varying(a: jax.Array) -> Any:
+        kind = jax.typeof(a)
+        named = next(
+            (name for name in ("manual_axis_type", "mat") if hasattr(kind, name)), None
+        )  # as it is called, as it was, before
+        return getattr(kind, named).varying if named else kind.vma
+
+    def vary(a: jax.Array) -> jax.Array:
+        missing = tuple((varying(x) | varying(w)) - varying(a))
+        if missing:
+            a = lax.pcast(a, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, missing)  # type: ignore[attr-defined]
+        return a
+
+    return vary(x), vary(w)
+
+
+def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Array:
+    """y + bias, in the dtype of y."""
+    if bias is None:
+        return y
+    shape = [1] * y.ndim
+    shape[geometry.channel_axis] = bias.size
+    # In the accumulator's dtype, because the bias's gradient, a sum over batch and space, is formed in that of the addition.
+    wide = accumulated(y.dtype)
+    return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(y.dtype)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
+    with jax.named_scope(options.name):
+        x, w = _same_varying_axes(x, w)
+        form = form_of(x, w, geometry, options, layout)
+        # Not separable in forward mode, where it can be given to `jax.linear_transpose`.
+        y = bilinear("y", {"x": x, "w": w}, form, separable=False) if options.forward_mode else transpose(x, w, form)
+        return biased(y, bias, geometry)
+
+
+class Call(NamedTuple):
+    """What one call of conv_transpose computes."""
+
+    input_shape: tuple[int, ...]
+    filter_shape: tuple[int, ...]  # in TensorFlow's layout
+    output_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    geometry: Geometry
+    options: Options
+
+    @property
+    def sizes(self) -> Sizes:
+        inside = interior(self.geometry, self.input_shape)
+        return sizes_of(self.input_shape, self.filter_shape, self.geometry, inside, self.dtype)
+
+    def choices(self, contraction: Contraction) -> dict[Platform, Implementation]:
+        """The lowering on each platform."""
+        return choices_of(contraction, self.sizes, self.options)
+
+
+calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
+"""Where explain() has set a list, every call is added to it."""
+
+
+def _check_able(call: Call) -> None:
+    """Raises if the named implementation, if one is, cannot compute the op or one of its gradients."""
+    if (name := call.options.implementation) is None:
+        return
+    for contraction in get_args(Contraction):
+        if (reason := UNABLE[name](contraction, call.sizes)) is not None:
+            rule = f"implementation must be able to compute this, and {name!r} {reason}"
+            raise ValueError(f"{call.options.function}: {rule}, got implementation={name!r}; pass None to have it chosen")
+
+
+def conv_transpose(
+    x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, bias: jax.Array | None = None, layout: str = "tf"
+) -> jax.Array:
+    """T(x, w) + bias under `options.name`, with the gradient rules unless forward_mode; the one way in for every front-end.
+
+    w has the layout that is named. All of it is jitted, with static geometry, because an eager call of a custom_vjp costs 100 times a
+    cached jitted one.
+    """
+    if found := axes(x, w, geometry.spatial_axes, layout):
+        options = options._replace(axes=found)
+    recorded = calls.get()
+    if recorded is not None or options.implementation is not None:  # else not worth the microseconds
+        filter_shape = tf_shape(w, geometry, layout)
+        call = Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options)
+        _check_able(call)
+        if recorded is not None:
+            recorded.append(call)
+    try:
+        result: jax.Array = _run(x, w, bias, geometry, options, layout)
+    except (TypeError, NotImplementedError) as error:
+        if not options.forward_mode and re.search("forward-mode|custom_lin", str(error)):
+            error.add_note(f"{options.function}: {_ADVICE}")
+        raise
+    return result

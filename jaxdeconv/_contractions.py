@@ -1,0 +1,232 @@
+"""A contraction as a program: the lowering that is chosen for each platform, of the operands that meet, whatever the mesh.
+
+Phi, in `_derivatives`, is a form of three arrays, x, w and y; a contraction gives one of them from the other two. Nothing here is
+differentiated by JAX but where `_derivatives` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxdeconv._filters import LAYOUTS, positions, to_tf
+from jaxdeconv._geometry import Geometry, Interior
+from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
+from jaxdeconv._lowerings._interior import cut, interior
+from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes
+from jaxdeconv._select import select
+
+_TYPICAL = 1024
+CONVOLUTIONS: tuple[Implementation, ...] = ("dilated", "polyphase")
+CONTRACTIONS: Mapping[str, Contraction] = {"x": "input_grad", "w": "filter_grad", "y": "transpose"}
+"""What gives each of the three arrays from the other two, which come in the order x, w, y but that y comes before w."""
+OPERANDS: Mapping[str, tuple[str, str]] = {"x": ("y", "w"), "w": ("x", "y"), "y": ("x", "w")}
+
+
+class Options(NamedTuple):
+    """How to compute, as opposed to Geometry, which says what. Hashable."""
+
+    function: str  # that was called; for messages
+    name: str
+    dtype: np.dtype[Any]  # of the result; never None, which numpy holds equal to float64
+    precision: Any = None
+    implementation: Implementation | None = None
+    forward_mode: bool | None = None
+    axes: int = 0  # of a mesh, over which the operands may be cut: `_partitioning.axes`
+
+
+class Array(NamedTuple):
+    """The type of one of the three arrays, w as it is stored."""
+
+    shape: tuple[Any, ...]
+    dtype: Any
+    entries: tuple[Any, ...]  # of its sharding over explicit axes of a mesh, one for each axis
+
+
+class Form(NamedTuple):
+    """Phi without its arrays: all that the three contractions and their derivatives have in common. Hashable."""
+
+    geometry: Geometry
+    options: Options
+    layout: str
+    filter_shape: tuple[int, ...]  # in TensorFlow's layout
+    x: Array
+    w: Array
+    y: Array
+
+
+def tf_shape(w: jax.Array, geometry: Geometry, layout: str) -> tuple[int, ...]:
+    """The shape of a filter in TensorFlow's layout."""
+    return jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape if layout != "tf" else w.shape
+
+
+def _entries_of_result(x: jax.Array, w: jax.Array, geometry: Geometry, layout: str) -> list[Any]:
+    """How y is sharded by explicit axes: as x, but its channels as those of w, or for groups as those of x where these are whole."""
+    of_y, channels = entries(x), geometry.channel_axis
+    if geometry.groups == 1:
+        (out,) = positions(LAYOUTS[layout], w.ndim)["out"]
+        of_y[channels] = entries(w)[out]
+    elif geometry.groups % math.prod(jax.typeof(x).sharding.mesh.shape[name] for name in names(of_y[channels])):
+        of_y[channels] = None
+    return of_y
+
+
+def form_of(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str) -> Form:
+    """The form of T(x, w)."""
+    filter_shape = tf_shape(w, geometry, layout)
+    y = Array(geometry.output_shape(x.shape, filter_shape), options.dtype, tuple(_entries_of_result(x, w, geometry, layout)))
+    of_x, of_w = (Array(a.shape, a.dtype, tuple(entries(a))) for a in (x, w))
+    return Form(geometry, options, layout, filter_shape, of_x, of_w, y)
+
+
+def accumulated(dtype: Any) -> np.dtype[Any]:
+    """The dtype that sums of products of this dtype are formed in."""
+    wide: np.dtype[Any] = np.dtype(jnp.float32 if dtype in (jnp.float16, jnp.bfloat16) else dtype)
+    return wide
+
+
+def sizes_of(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, inside: Interior | None, dtype: Any) -> Sizes:
+    """For estimates, of the interior if there is one: a symbolic dimension (`jax.export`) counts as a typical size."""
+    shape = [size if isinstance(size, int) else _TYPICAL for size in x_shape]
+    spatial = tuple(shape[axis] for axis in geometry.spatial_axes)
+    if inside is not None:
+        geometry = inside.geometry
+        spatial = tuple(max(1, size - lo - hi) for size, (lo, hi) in zip(spatial, inside.inputs, strict=True))
+    return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
+
+
+def choices_of(contraction: Contraction, sizes: Sizes, options: Options) -> dict[Platform, Implementation]:
+    """The lowering on each platform."""
+    named = options.implementation
+    return {platform: named or select(contraction, sizes, platform, options.axes) for platform in get_args(Platform)}
+
+
+Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _of_dtype(run: Binary, dtype: Any) -> Binary:
+    return lambda lhs, rhs: run(lhs.astype(dtype), rhs.astype(dtype))
+
+
+def _per_platform(
+    contraction: Contraction,
+    choices: dict[Platform, Implementation],
+    keywords: dict[str, Any],
+    dtypes: tuple[Any, Any],
+    layout: str,
+    sizes: Sizes | None,
+    axes: int,
+    own_forms: bool = True,
+) -> Binary:
+    """One function that runs the choice of the platform it is compiled for, on operands of one dtype for a result of another.
+
+    Without `own_forms`, all have GPU's, which are the general ones.
+    """
+    wide, (operand, result) = keywords["preferred_element_type"], dtypes
+    bound: dict[tuple[Any, ...], Binary] = {}
+    keys: dict[Platform, tuple[Any, ...]] = {}
+    for platform, name in choices.items():
+        # GPU and TPU sum in float32 anyway. Asked for a float32 result, XLA stores it on TPU, and widens the operands on GPU.
+        convolution = name in CONVOLUTIONS
+        dtype = operand if platform != "cpu" and convolution and operand == result else wide
+        # The partitioner for CPU pads narrow operands of a convolution with wide zeros, which XLA then refuses.
+        widened = platform == "cpu" and convolution and axes > 0 and operand != wide
+        forms_of: Platform = platform if own_forms else "gpu"
+        lowering, form = LOWERINGS[contraction, name, forms_of], stored_form(contraction, name, forms_of, layout, sizes)
+        keys[platform] = lowering, form, dtype, widened
+        own = partial(form or converted(contraction, lowering, layout), **keywords | {"preferred_element_type": dtype})
+        bound[keys[platform]] = _of_dtype(own, wide) if widened else own
+    if len(bound) == 1:
+        return bound.popitem()[1]
+
+    def in_wide(own: Binary) -> Binary:  # because the branches of a platform_dependent are of one dtype
+        return lambda lhs, rhs: own(lhs, rhs).astype(wide)
+
+    branches = {key: in_wide(own) for key, own in bound.items()}
+    others = {platform: branches[key] for platform, key in keys.items() if key != keys["gpu"]}
+
+    def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        chosen: jax.Array = lax.platform_dependent(lhs, rhs, **others, default=branches[keys["gpu"]])
+        return chosen
+
+    return run
+
+
+def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] = (False, False)) -> Binary:
+    """`together`, but `batched` under a `jax.vmap` over both operands; the two agree.
+
+    Of a convolution, JAX makes there one with a group for each element of the batch. XLA computes it naively on CPU, stuffs zeros for
+    cuDNN, and estimates twice the cycles on TPU; of a matrix product it makes matrix products.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def apart(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return together(lhs, rhs)
+
+    @apart.def_vmap
+    def _(axis_size: int, in_batched: list[bool], lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, bool]:
+        del axis_size
+        axes = tuple(0 if mapped_now else None for mapped_now in in_batched)
+        both = in_batched[0] or mapped_before[0], in_batched[1] or mapped_before[1]
+        if all(both):
+            return jax.vmap(batched, axes)(lhs, rhs), True
+        return _apart(jax.vmap(together, axes), jax.vmap(batched, axes), both)(lhs, rhs), True
+
+    result: Binary = apart
+    return result
+
+
+def _transposable(name: Implementation, platform: Platform, contraction: Contraction, sizes: Sizes) -> Implementation:
+    """One that JAX transposes into a good one, in its general form: on CPU, what it makes of a convolution is slow in a loop."""
+    preferred: tuple[Implementation, ...] = ("matmul", name) if platform == "cpu" and name in CONVOLUTIONS else (name,)
+    return next((each for each in preferred if UNABLE[each](contraction, sizes) is None), "dilated")
+
+
+def contract(
+    target: str, operands: Mapping[str, jax.Array], form: Form, like: str | None = None, separable: bool = True
+) -> jax.Array:
+    """The array `target` of the other two, in its dtype, by the lowering chosen for it.
+
+    Products are formed of operands of one dtype, with a wide accumulator. Where it is separable, it is products under a vmap over
+    both operands; JAX cannot transpose it then. With `like`, it is in a form that JAX can transpose well, to what gives that array.
+    """
+    contraction, (first, second) = CONTRACTIONS[target], OPERANDS[target]
+    lhs, rhs, wanted = operands[first], operands[second], getattr(form, target)
+    if (mesh := explicit_mesh(lhs, rhs)) is not None:
+
+        def inside(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            return contract(target, {first: lhs, second: rhs}, form, like, separable)
+
+        return on_explicit_axes(inside, mesh, wanted.shape, wanted.entries)(lhs, rhs)
+    geometry, options, layout = form.geometry, form.options, form.layout
+    empty = any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *wanted.shape))
+    if empty or (found := interior(geometry, form.x.shape)) is None:
+        return jnp.zeros(wanted.shape, wanted.dtype)
+    accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, wanted.dtype)), key=lambda each: each.itemsize)
+    # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
+    # differentiate a convolution that accumulates in another dtype than that of its operands.
+    if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
+        lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
+
+    sizes = sizes_of(form.x.shape, form.filter_shape, geometry, found, lhs.dtype)
+    choices = choices_of(contraction if like is None else CONTRACTIONS[like], sizes, options)
+    if like is not None:
+        choices = {platform: _transposable(name, platform, contraction, sizes) for platform, name in choices.items()}
+    lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
+    keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
+    static = all(isinstance(size, int) for size in form.x.shape)
+    how = keywords, (lhs.dtype, wanted.dtype), layout, sizes if static else None, options.axes
+    run = _per_platform(contraction, choices, *how, own_forms=like is None)
+    convolved = [platform for platform, name in choices.items() if name in CONVOLUTIONS]
+    if separable and not options.implementation and convolved and UNABLE["matmul"](contraction, sizes) is None:
+        products = choices | dict.fromkeys(convolved, "matmul")
+        run = _apart(run, _per_platform(contraction, products, *how))
+    return restored(run(lhs, rhs).astype(wanted.dtype))

@@ -1,0 +1,141 @@
+"""The transposed convolution and all its derivatives, of any order and in both modes. All gradient rules of the library are here.
+
+With crop = crop_lo, a transposed convolution and its two gradients are the partial derivatives of one trilinear form
+
+    Phi(x, w, y) = sum over b, n, j, i, o of  x[b, n, i] * w[j, o, i] * y[b, n*s + j*d - crop, o]
+
+    transpose    T(x, w) = dPhi/dy     [b, W, i] [k, o, i] -> [b, L, o]
+    input_grad   C(y, w) = dPhi/dx     [b, L, o] [k, o, i] -> [b, W, i]
+    filter_grad  F(x, y) = dPhi/dw     [b, W, i] [b, L, o] -> [k, o, i]
+
+so <T(x, w), y> = <x, C(y, w)> = <w, F(x, y)> for every y. That is the whole derivation: the cotangent of T(x, w) is some g in the
+place of y, those of its arguments are C(g, w) and F(x, g). Nothing is conjugated, as JAX has it for holomorphic functions.
+
+Of any order: each contraction K gives one of the three arrays, and is linear in either of the two that it takes. So its tangent is
+K(dp, q) + K(p, dq), and what transposes K(., q) is the contraction that gives p. There is one rule, for all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
+
+from jaxdeconv._contractions import OPERANDS, Form, contract
+from jaxdeconv._partitioning import explicit_mesh, explicit_sharding
+
+Arrays: TypeAlias = Mapping[str, jax.Array]
+"""Two of x, w and y."""
+
+
+NAME = "conv_transpose"
+
+
+def _found_by_policies(a: jax.Array) -> jax.Array:
+    """A result of a rule, as policies of `jax.checkpoint` look for it: by a name, and as a product, with 1, which XLA drops.
+
+    What computes it is hidden from them in functions that have rules of their own.
+    """
+    found = lax.dot_general(a, jnp.ones((), a.dtype), (((), ()), ((), ())), preferred_element_type=a.dtype)
+    named: jax.Array = checkpoint_name(found, NAME)  # type: ignore[no-untyped-call]
+    return named
+
+
+def _tangent(target: str, operands: Arrays, tangents: Mapping[str, Any], form: Form) -> jax.Array:
+    """K(dp, q) + K(p, dq), without the term of an operand that does not vary."""
+    terms = [
+        _linear(target, name, {**operands, name: tangents[name]}, form)
+        for name in OPERANDS[target]
+        if not isinstance(tangents[name], SymbolicZero)
+    ]
+    total: jax.Array = sum(terms[1:], terms[0])
+    return total
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 2, 3, 4))
+def bilinear(target: str, operands: Arrays, form: Form, like: str | None = None, separable: bool = True) -> jax.Array:
+    """`contract`, differentiable in both operands in either mode."""
+    return contract(target, operands, form, like, separable)
+
+
+def _bilinear_jvp(
+    target: str, form: Form, like: str | None, separable: bool, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
+) -> tuple[jax.Array, jax.Array]:
+    y = bilinear(target, *primals, form, like, separable)
+    return _found_by_policies(y), _tangent(target, *primals, *tangents, form)
+
+
+bilinear.defjvp(_bilinear_jvp, symbolic_zeros=True)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
+def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
+    """A contraction as a linear map of the operand that is named, whose transpose JAX takes to be the contraction that gives it.
+
+    JAX has one way to give a linear map together with its transpose, the solution of a linear system: that of
+    A (a, y) = (a, y - K a) is (a, y + K a), and that of its transpose (a + C y, y), with C that of K. A itself is only computed where
+    the transpose is differentiated, and there JAX transposes it: hence in the form that is chosen for C, and not separable.
+
+    JAX can transpose such a system only if it holds all of its right-hand side, and of those of its derivatives, to be linear in what
+    it differentiates by. Sums of no elements, which are zero and which XLA drops, make them so.
+    """
+    contracted = getattr(form, target)
+    others = {other: array for other, array in operands.items() if other != name}
+    (other,) = others.values()
+
+    def matrix(both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        a, y = both
+        return a + _none(y, a) * _none(other, a), y - bilinear(target, {**others, name: a}, form, name, False)
+
+    def solve(_: object, both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        a, y = both
+        return a, y + contract(target, {**others, name: a}, form)
+
+    def transposed_solve(_: object, both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        a, y = both
+        return a + contract(name, {**others, target: y}, form), y
+
+    mesh = explicit_mesh(*operands.values())
+    sharding = explicit_sharding(mesh, contracted.shape, contracted.entries) if mesh is not None else None
+    y = jnp.zeros(contracted.shape, contracted.dtype, device=sharding)
+    a, y = lax.custom_linear_solve(matrix, (operands[name], y + _none(operands[name], y)), solve, transposed_solve)
+    result: jax.Array = y + _none(a, y)
+    return result
+
+
+def _none(a: jax.Array, like: jax.Array) -> jax.Array:
+    """Zero, which JAX holds to be linear in a, in the dtype of another array."""
+    return jnp.sum(lax.slice_in_dim(a, 0, 0)).astype(like.dtype)
+
+
+def _linear_jvp(
+    target: str, name: str, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
+) -> tuple[jax.Array, jax.Array]:
+    return _linear(target, name, *primals, form), _tangent(target, *primals, *tangents, form)
+
+
+_linear.defjvp(_linear_jvp, symbolic_zeros=True)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def transpose(x: jax.Array, w: jax.Array, form: Form) -> jax.Array:
+    """T(x, w) with the rule for its reverse mode written out, which is all that JAX then knows: it refuses `jax.jvp`."""
+    return bilinear("y", {"x": x, "w": w}, form)
+
+
+def _forward(x: jax.Array, w: jax.Array, form: Form) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _found_by_policies(bilinear("y", {"x": x, "w": w}, form)), (x, w)
+
+
+def _backward(form: Form, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
+    return bilinear("x", {"y": g, "w": w}, form), bilinear("w", {"x": x, "y": g}, form)
+
+
+transpose.defvjp(_forward, _backward)
