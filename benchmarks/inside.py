@@ -99,6 +99,11 @@ def _gradient_of_tangent(op: Op) -> Callable[[jax.Array, jax.Array], Pair]:
     return jax.grad(lambda x, w: jnp.mean(jax.jvp(lambda x: op(x, w), (x,), (0.5 * x,))[1] ** 2), (0, 1))
 
 
+def _penalty(op: Op) -> Op:
+    """The squared norm of the gradient, as WGAN-GP and R1 take it."""
+    return lambda x, w: sum(jnp.sum(each**2) for each in _gradient(op)(x, w))
+
+
 MODES = {
     "gradient": Program(_gradient),
     "gradient with remat": Program(lambda op: _gradient(_remat(op))),
@@ -114,12 +119,11 @@ MODES = {
     "gradient of jvp": Program(_gradient_of_tangent),
     "gradient of jvp in scan": Program(lambda op: _scanned(lambda x, w: _stepped(x, w, _gradient_of_tangent(op)(x, w))), STEPS),
     "jvp of gradient": Program(lambda op: lambda x, w: jax.jvp(_gradient(op), (x, w), (0.5 * x, 0.5 * w))),
+    "gradient of gradient": Program(lambda op: jax.grad(_penalty(op), (0, 1))),
+    "gradients of gradients in scan": Program(
+        lambda op: _scanned(lambda x, w: _stepped(x, w, jax.grad(_penalty(op), (0, 1))(x, w))), STEPS
+    ),
 }
-
-
-def _penalty(op: Op) -> Op:
-    """The squared norm of the gradient, as WGAN-GP and R1 take it."""
-    return lambda x, w: sum(jnp.sum(each**2) for each in _gradient(op)(x, w))
 
 
 HIGHER = {

@@ -184,26 +184,31 @@ def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] =
     return result
 
 
-def _transposable(name: Implementation, platform: Platform, contraction: Contraction, sizes: Sizes) -> Implementation:
-    """One that JAX transposes into a good one, in its general form: on CPU, what it makes of a convolution is slow in a loop."""
-    preferred: tuple[Implementation, ...] = ("matmul", name) if platform == "cpu" and name in CONVOLUTIONS else (name,)
-    return next((each for each in preferred if UNABLE[each](contraction, sizes) is None), "dilated")
+def _transposable(
+    choices: dict[Platform, Implementation], contraction: Contraction, sizes: Sizes, options: Options
+) -> dict[Platform, Implementation]:
+    """Choices of which JAX makes good ones of the other contractions: of a convolution, its own, and never a good filter gradient."""
+    if options.implementation or UNABLE["matmul"](contraction, sizes) is not None:
+        return choices
+    every = [choices_of(each, sizes, options) for each in get_args(Contraction)]
+    products = {platform: contraction == "filter_grad" or any(each[platform] == "matmul" for each in every) for platform in choices}
+    return {platform: "matmul" if name in CONVOLUTIONS and products[platform] else name for platform, name in choices.items()}
 
 
 def contract(
-    target: str, operands: Mapping[str, jax.Array], form: Form, like: str | None = None, separable: bool = True
+    target: str, operands: Mapping[str, jax.Array], form: Form, separable: bool = True, transposable: bool = False
 ) -> jax.Array:
     """The array `target` of the other two, in its dtype, by the lowering chosen for it.
 
     Products are formed of operands of one dtype, with a wide accumulator. Where it is separable, it is products under a vmap over
-    both operands; JAX cannot transpose it then. With `like`, it is in a form that JAX can transpose well, to what gives that array.
+    both operands, and JAX cannot transpose it. Where it is transposable, JAX can, and can differentiate that without harm.
     """
     contraction, (first, second) = CONTRACTIONS[target], OPERANDS[target]
     lhs, rhs, wanted = operands[first], operands[second], getattr(form, target)
     if (mesh := explicit_mesh(lhs, rhs)) is not None:
 
         def inside(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-            return contract(target, {first: lhs, second: rhs}, form, like, separable)
+            return contract(target, {first: lhs, second: rhs}, form, separable, transposable)
 
         return on_explicit_axes(inside, mesh, wanted.shape, wanted.entries)(lhs, rhs)
     geometry, options, layout = form.geometry, form.options, form.layout
@@ -217,14 +222,16 @@ def contract(
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
 
     sizes = sizes_of(form.x.shape, form.filter_shape, geometry, found, lhs.dtype)
-    choices = choices_of(contraction if like is None else CONTRACTIONS[like], sizes, options)
-    if like is not None:
-        choices = {platform: _transposable(name, platform, contraction, sizes) for platform, name in choices.items()}
+    choices = choices_of(contraction, sizes, options)
+    if transposable:
+        choices = _transposable(choices, contraction, sizes, options)
     lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
     static = all(isinstance(size, int) for size in form.x.shape)
     how = keywords, (lhs.dtype, wanted.dtype), layout, sizes if static else None, options.axes
-    run = _per_platform(contraction, choices, *how, own_forms=like is None)
+    run = _per_platform(
+        contraction, choices, *how, own_forms=not transposable or jax.__version_info__ >= (0, 10)
+    )  # JAX could not transpose their loops
     convolved = [platform for platform, name in choices.items() if name in CONVOLUTIONS]
     if separable and not options.implementation and convolved and UNABLE["matmul"](contraction, sizes) is None:
         products = choices | dict.fromkeys(convolved, "matmul")

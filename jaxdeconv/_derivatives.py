@@ -58,16 +58,16 @@ def _tangent(target: str, operands: Arrays, tangents: Mapping[str, Any], form: F
     return total
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 2, 3, 4))
-def bilinear(target: str, operands: Arrays, form: Form, like: str | None = None, separable: bool = True) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 2, 3))
+def bilinear(target: str, operands: Arrays, form: Form, separable: bool = True) -> jax.Array:
     """`contract`, differentiable in both operands in either mode."""
-    return contract(target, operands, form, like, separable)
+    return contract(target, operands, form, separable)
 
 
 def _bilinear_jvp(
-    target: str, form: Form, like: str | None, separable: bool, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
+    target: str, form: Form, separable: bool, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
 ) -> tuple[jax.Array, jax.Array]:
-    y = bilinear(target, *primals, form, like, separable)
+    y = bilinear(target, *primals, form, separable)
     return _found_by_policies(y), _tangent(target, *primals, *tangents, form)
 
 
@@ -80,7 +80,7 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
 
     JAX has one way to give a linear map together with its transpose, the solution of a linear system: that of
     A (a, y) = (a, y - K a) is (a, y + K a), and that of its transpose (a + C y, y), with C that of K. A itself is only computed where
-    the transpose is differentiated, and there JAX transposes it: hence in the form that is chosen for C, and not separable.
+    the transpose is differentiated, and there JAX transposes it: hence `_transposable`.
 
     JAX can transpose such a system only if it holds all of its right-hand side, and of those of its derivatives, to be linear in what
     it differentiates by. Sums of no elements, which are zero and which XLA drops, make them so.
@@ -91,7 +91,7 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
 
     def matrix(both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, y = both
-        return a + _none(y, a) * _none(other, a), y - bilinear(target, {**others, name: a}, form, name, False)
+        return a + _none(y, a) * _none(other, a), y - _transposable(target, name, {**others, name: a}, form)
 
     def solve(_: object, both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, y = both
@@ -101,12 +101,40 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
         a, y = both
         return a + contract(name, {**others, target: y}, form), y
 
-    mesh = explicit_mesh(*operands.values())
-    sharding = explicit_sharding(mesh, contracted.shape, contracted.entries) if mesh is not None else None
-    y = jnp.zeros(contracted.shape, contracted.dtype, device=sharding)
+    y = jnp.zeros(contracted.shape, contracted.dtype, device=_sharding(target, operands, form))
     a, y = lax.custom_linear_solve(matrix, (operands[name], y + _none(operands[name], y)), solve, transposed_solve)
     result: jax.Array = y + _none(a, y)
     return result
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
+def _transposable(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
+    """A contraction as what JAX makes of its transpose by transposing that, so that JAX transposes it back into a good form."""
+    (other,) = (each for each in operands if each != name)
+    y = getattr(form, target)
+
+    def transpose(y: jax.Array) -> jax.Array:
+        return contract(name, {other: operands[other], target: y}, form, separable=False, transposable=True)
+
+    result: jax.Array
+    like = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=_sharding(target, operands, form))  # type: ignore[no-untyped-call]
+    (result,) = jax.linear_transpose(transpose, like)(operands[name])
+    return result
+
+
+def _transposable_jvp(
+    target: str, name: str, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
+) -> tuple[jax.Array, jax.Array]:
+    return _transposable(target, name, *primals, form), _tangent(target, *primals, *tangents, form)
+
+
+_transposable.defjvp(_transposable_jvp, symbolic_zeros=True)
+
+
+def _sharding(target: str, operands: Arrays, form: Form) -> Any:
+    """Of what is like a result, over explicit axes of a mesh; None where these are none."""
+    mesh, like = explicit_mesh(*operands.values()), getattr(form, target)
+    return None if mesh is None else explicit_sharding(mesh, like.shape, like.entries)
 
 
 def _none(a: jax.Array, like: jax.Array) -> jax.Array:
