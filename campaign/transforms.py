@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.export
 import numpy as np
 from jax import lax
 
@@ -168,6 +169,32 @@ def _reverse_over_reverse_expected(sums, **o):
     return [sums.input_grad(g, v, x.shape), sums.filter_grad(u, g, w.shape), y + sums.spread(o["t"]) if "t" in o else y]
 
 
+def _reverse_over_forward(f, **o):
+    """The gradient, by the operands, of a tangent."""
+    _, pull = jax.vjp(lambda *p: jax.jvp(f, p, _p(o, "xt wt bt"))[1], *_p(o))
+    return list(pull(o["g"]))[:2]  # that of the bias is zero
+
+
+def _reverse_over_forward_expected(sums, **o):
+    return [sums.input_grad(o["g"], o["wt"], o["x"].shape), sums.filter_grad(o["xt"], o["g"], o["w"].shape)]
+
+
+def _export(f, **o):
+    """Written to bytes and read again, for three platforms."""
+    exported = jax.export.export(jax.jit(lambda o: _vjp(f, **o)), platforms=("cpu", "cuda", "tpu"))(o)
+    return jax.export.deserialize(exported.serialize()).call(o)
+
+
+def _shard_map(f, **o):
+    """Over one device: with the types of many, of which the first axis of x may be cut."""
+    mesh, cut = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("a",)), jax.sharding.PartitionSpec("a")
+    specs = {name: cut if name in "xg" else jax.sharding.PartitionSpec() for name in o}
+    mapped = jax.shard_map(
+        lambda o: _vjp(f, **o), mesh=mesh, in_specs=(specs,), out_specs=[cut, cut] + [jax.sharding.PartitionSpec()] * (len(o) - 2)
+    )
+    return mapped(o)
+
+
 def _primal(f, **o):
     return [f(*_p(o))]
 
@@ -201,6 +228,8 @@ DIFFERENTIABLE = {
     "checkpoint": Transform(_checkpoint, _vjp_expected, once=True, weight=2),
     "constants": Transform(_vjp, _vjp_expected, constants=True, once=True, weight=1),
     "cond": Transform(_cond, _vjp_expected, once=True, weight=2),
+    "shard_map": Transform(_shard_map, _vjp_expected, once=True, weight=2),
+    "export": Transform(_export, _vjp_expected, once=True, eager=True, weight=0.7),
     "vmap of vjp, x": _pair(_vmapped, _vmapped_expected, "xg", once=True, weight=3),
     "vmap of vjp, w": _pair(_vmapped, _vmapped_expected, "wg", once=True, weight=2),
     "vmap of vjp, x and w": _pair(_vmapped, _vmapped_expected, "xwg", once=True, weight=4),
@@ -211,6 +240,9 @@ DIFFERENTIABLE = {
     "vjp of map": Transform(_map, partial(_summed_expected, mapped="xg"), lead=_lead("xg"), weight=2),
     "vjp of scan": Transform(_scan, partial(_summed_expected, mapped="wg"), lead=_lead("wg"), weight=2),
     "jvp": Transform(_jvp, _jvp_expected, _TANGENTS, forward_mode=True, dtypes="rr", weight=2),
+    "reverse over forward": Transform(
+        _reverse_over_forward, _reverse_over_forward_expected, _TANGENTS + " g", forward_mode=True, dtypes="dd", weight=2
+    ),
     "linear_transpose": Transform(_linear_transpose, _linear_transpose_expected, forward_mode=True, dtypes="dd", weight=1.5),
     "forward over reverse": Transform(
         _forward_over_reverse, _forward_over_reverse_expected, _TANGENTS + " g gt", dtypes="ddd", weight=2

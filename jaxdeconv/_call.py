@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
-from jax import lax
 
 from jaxdeconv._contractions import Options, accumulated, choices_of, form_of, sizes_of, tf_shape
 from jaxdeconv._derivatives import bilinear, transpose
@@ -17,32 +16,9 @@ from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import UNABLE, Contraction, Implementation, Platform
 from jaxdeconv._lowerings._interior import interior
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._partitioning import axes
+from jaxdeconv._partitioning import axes, varying_as
 
 _ADVICE = "pass forward_mode=True for forward mode, or call the model `with jaxdeconv.defaults(forward_mode=True):`"
-
-
-def _same_varying_axes(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Casts both to vary over the same mesh axes of a `jax.shard_map`, as lax does to the operands of its own functions.
-
-    A custom_vjp rule must return cotangents that vary as its arguments do. F(x, g) varies with x; the cast makes w so too, and the
-    derivative of the cast is the sum over the axes that a replicated w needs.
-    """
-
-    def varying(a: jax.Array) -> Any:
-        kind = jax.typeof(a)
-        named = next(
-            (name for name in ("manual_axis_type", "mat") if hasattr(kind, name)), None
-        )  # as it is called, as it was, before
-        return getattr(kind, named).varying if named else kind.vma
-
-    def vary(a: jax.Array) -> jax.Array:
-        missing = tuple((varying(x) | varying(w)) - varying(a))
-        if missing:
-            a = lax.pcast(a, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, missing)  # type: ignore[attr-defined]
-        return a
-
-    return vary(x), vary(w)
 
 
 def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Array:
@@ -59,7 +35,8 @@ def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Arra
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
     with jax.named_scope(options.name):
-        x, w = _same_varying_axes(x, w)
+        # A custom_vjp rule must return cotangents that vary as its arguments do. F(x, g) varies with x, and so must w.
+        x, w = varying_as(x, w), varying_as(w, x)
         form = form_of(x, w, geometry, options, layout)
         # Not separable in forward mode, where it can be given to `jax.linear_transpose`.
         y = bilinear("y", {"x": x, "w": w}, form, separable=False) if options.forward_mode else transpose(x, w, form)

@@ -21,7 +21,7 @@ from jaxdeconv._geometry import Geometry, Interior
 from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
 from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes
+from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes, varying_as
 from jaxdeconv._select import select
 
 _TYPICAL = 1024
@@ -214,7 +214,7 @@ def contract(
     geometry, options, layout = form.geometry, form.options, form.layout
     empty = any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *wanted.shape))
     if empty or (found := interior(geometry, form.x.shape)) is None:
-        return jnp.zeros(wanted.shape, wanted.dtype)
+        return varying_as(jnp.zeros(wanted.shape, wanted.dtype), lhs, rhs)
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, wanted.dtype)), key=lambda each: each.itemsize)
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
     # differentiate a convolution that accumulates in another dtype than that of its operands.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdeconv._filters import LAYOUTS, positions
@@ -42,6 +43,23 @@ def axes(x: jax.Array, w: jax.Array, spatial: Sequence[int], layout: str) -> int
         if not any(entries(x)[axis] for axis in spatial) and not any(entries(w)[axis] for axis in kernel):
             most = min(most, 1)
     return min(most, SEVERAL)
+
+
+def _varying(a: jax.Array) -> Any:
+    kind = jax.typeof(a)
+    named = next((name for name in ("manual_axis_type", "mat") if hasattr(kind, name)), None)  # as it is called, as it was, before
+    return getattr(kind, named).varying if named else kind.vma
+
+
+def varying_as(a: jax.Array, *others: jax.Array) -> jax.Array:
+    """An array, cast to vary over the mesh axes of a `jax.shard_map` that it or one of the others does, as lax casts operands.
+
+    The derivative of the cast is the sum over the axes, which an array that did not vary needs.
+    """
+    missing = tuple(frozenset().union(*map(_varying, others)) - _varying(a))
+    if missing:
+        a = lax.pcast(a, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, missing)  # type: ignore[attr-defined]
+    return a
 
 
 def explicit_mesh(*arrays: jax.Array) -> Any:

@@ -16,10 +16,12 @@ import cases
 import jax
 import jax.numpy as jnp
 import layers
+import numpy as np
 import pytest
 from test_implementations import SETS, sizes_of, within
 
 import jaxdeconv
+import jaxdeconv.lax
 from jaxdeconv import _call
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import UNABLE, Contraction, Platform
@@ -176,3 +178,18 @@ def test_odd_calls_as_users_make_them():
     code = CALLS.format(tests=str(Path(__file__).parent), odd=list(ODD.values()))
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "right\n"), found.stderr[-2000:]
+
+
+def test_nothing_meets_in_a_shard_map():
+    """The zeros vary over the axes that x does, as a convolution's result would."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("a",))
+    x, w = jnp.ones((2, 2, 1)), jnp.ones((1, 1, 1))
+
+    def gradients(x, w):
+        y, pull = jax.vjp(lambda x, w: jaxdeconv.lax.conv_transpose(x, w, (2,), [(-1, -1)]), x, w)
+        return y, *pull(x[:, :1])
+
+    specs = jax.sharding.PartitionSpec("a"), jax.sharding.PartitionSpec()
+    results = jax.shard_map(gradients, mesh=mesh, in_specs=specs, out_specs=(specs[0], *specs))(x, w)
+    assert [each.shape for each in results] == [(2, 1, 1), (2, 2, 1), (1, 1, 1)]
+    assert not any(map(np.any, results))
