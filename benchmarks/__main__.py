@@ -21,8 +21,8 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU, of 
 import jax
 
 import jaxdeconv
-from benchmarks import check, compare, lowerings, scaling, variants
-from benchmarks.layers import LAYERS, QUICK, Layer
+from benchmarks import check, compare, inside, lowerings, scaling, variants
+from benchmarks.layers import INSIDE, LAYERS, QUICK, Layer, random_layers
 from benchmarks.peers import CPU_ONLY, MODES, PEERS, missing, tf32
 
 _PACKAGES = (
@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names or globs of layers, as 'hifigan.*.b1' (default: all)")
     parser.add_argument("--quick", action="store_true", help="a few layers of every family, 3 rounds")
     parser.add_argument("--list", action="store_true", help="print the layers and stop")
+    parser.add_argument("--random", type=int, metavar="N", help="instead of published layers, N random ones")
+    parser.add_argument("--seed", type=int, default=0, help="of the random ones (default 0)")
     parser.add_argument("--dtype", choices=("bfloat16", "float32", "float64"), default="float32")
     parser.add_argument(
         "--precision",
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--scaling", action="store_true", help="instead, one layer as width, batch and channels double")
     what.add_argument("--layouts", action="store_true", help="instead, channels first against channels last")
-    what.add_argument("--second-order", action="store_true", help="instead, the gradient of a gradient's norm (default: --quick)")
+    what.add_argument("--inside", action="store_true", help="instead, inside programs: loops, both modes, higher orders")
     return parser
 
 
@@ -91,7 +93,7 @@ def _layers(parser: argparse.ArgumentParser, globs: Sequence[str], quick: bool) 
 
 
 def _check_plot(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.plot and (arguments.lowerings or arguments.check or arguments.layouts or arguments.second_order):
+    if arguments.plot and (arguments.lowerings or arguments.check or arguments.layouts or arguments.inside):
         parser.error("--plot draws the plain comparison and --scaling")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
@@ -161,9 +163,18 @@ def main() -> int:
         parser.error("--rounds must be positive")
     _check(parser, "--peers", arguments.peers, PEERS)
     _check(parser, "--mode", arguments.mode, MODES)
-    layers = _layers(parser, arguments.cases, arguments.quick or arguments.second_order)
+    if arguments.random is not None and (arguments.random < 1 or arguments.cases):
+        parser.error("--random takes a positive number, and no cases")
+    if arguments.random:
+        layers = random_layers(arguments.random, arguments.seed)
+    elif arguments.inside and not arguments.cases:
+        layers = list(INSIDE)
+    else:
+        layers = _layers(parser, arguments.cases, arguments.quick)
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     _check_plot(parser, arguments)
+    if arguments.inside and arguments.dtype != "float32":
+        parser.error("--inside is in float32")
     if arguments.scaling and arguments.cases and (len(layers) > 1 or layers[0].groups > 1):
         parser.error("--scaling takes one case without groups")
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
@@ -197,10 +208,10 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
         print(scaling.report(record))
         if arguments.plot:
             importlib.import_module("benchmarks.plots").plot_scaling(record, MODES, arguments.plot)
-    elif arguments.second_order:
-        record = variants.compare_second_order(layers, dtype, rounds)
-        print(variants.second_order_report(record))
-        wrong = variants.second_order_mismatches(record, accuracy)
+    elif arguments.inside:
+        record = inside.compare_inside(layers, rounds) | {"random": arguments.random, "seed": arguments.seed}
+        print(inside.inside_report(record))
+        wrong = inside.inside_mismatches(record, accuracy)
     elif arguments.layouts:
         record = variants.compare_layouts(layers, dtype, modes, rounds)
         print(variants.layouts_report(record, modes))

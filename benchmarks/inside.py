@@ -1,17 +1,11 @@
-"""Inside a program, as users write them: `python -m benchmarks.inside`.
+"""Inside programs as users write them: loops and branches, remat, forward mode, derivatives of second and third order.
 
-In loops and branches, under remat, in forward mode, in derivatives of second and third order; on random layers, or published ones by
-name. Three questions: how much longer a step takes inside than alone, and than lax inside; how `forward_mode=True` compares with the
-better of lax and the default; how derivatives of higher order compare with lax. Each value is checked against lax's.
+Three questions: how much longer a step takes inside than alone, and than lax's inside; how `forward_mode=True` compares with the
+better of lax and the default; how derivatives of higher order compare with lax's. Each result is compared with lax's.
 """
 
-import argparse
-import fnmatch
-import json
-import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.layers import LAYERS, Layer, random_layers
+from benchmarks.compare import TOLERANCE, progress
+from benchmarks.layers import Layer
 from benchmarks.peers import lax_transposed, operands, transposed
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
 from benchmarks.timing import alternate, medians
@@ -138,7 +133,7 @@ KINDS = {"loops": ALONE | LOOPS, "modes": MODES, "higher": HIGHER}
 
 
 def _ops(kind: str, layer: Layer) -> dict[str, Op]:
-    """jaxdeconv, lax on the same filter, and jaxdeconv in forward mode where that is asked."""
+    """Of x, and w [*k, O / G, I]: jaxdeconv, lax, and jaxdeconv in forward mode where that is asked."""
     n, theirs = layer.ndim, lax_transposed(layer)
 
     def by_lax(x: jax.Array, w: jax.Array) -> jax.Array:  # its layout, [*k, I / G, O], of [*k, O / G, I]
@@ -150,100 +145,93 @@ def _ops(kind: str, layer: Layer) -> dict[str, Op]:
     return ops | {"forward_mode": transposed(layer, forward_mode=True)} if kind == "modes" else ops
 
 
-FORWARD_ONLY = ("jvp", "linear", "gradient of jvp")
+REFUSED = ("jvp", "jvp of vmap", "linearize", "linear_transpose", "gradient of jvp", "gradient of jvp in scan")
+"""By JAX, of a function with a custom_vjp."""
 
 
-def measure(kind: str, layer: Layer, rounds: int) -> dict[str, Any]:
-    """Seconds for each use of the op, temporaries in bytes, and how far results are from lax's, by program."""
+def _measured(kind: str, layer: Layer, rounds: int) -> dict[str, Any]:
+    """Of each program: seconds for each use of the op, temporaries in bytes, and how far results are from lax's."""
     x, w, _ = map(jnp.asarray, operands(layer))
     callables: dict[str, Callable[[], object]] = {}
-    found: dict[str, Any] = {"layer": layer._asdict(), "programs": {}}
+    programs: dict[str, Any] = {}
     for title, program in KINDS[kind].items():
-        results, row = {}, {"seconds": {}, "temporaries": {}, "compile": {}}
+        results: dict[str, Any] = {}
+        row: dict[str, Any] = {"seconds": {}, "temporaries": {}}
         for name, op in _ops(kind, layer).items():
-            if kind == "modes" and name == "jaxdeconv" and title.startswith(FORWARD_ONLY) and title != "jvp of gradient":
-                continue  # JAX refuses them
-            start = time.perf_counter()
+            if kind == "modes" and name == "jaxdeconv" and title in REFUSED:
+                continue
             compiled = jax.jit(program.build(op)).lower(x, w).compile()
-            row["compile"][name] = time.perf_counter() - start
             row["temporaries"][name] = compiled.memory_analysis().temp_size_in_bytes
             results[name] = jax.block_until_ready(compiled(x, w))
             callables[f"{title}|{name}"] = lambda compiled=compiled: jax.block_until_ready(compiled(x, w))
         expected = results.pop("lax")
-        row["difference"] = {name: _difference(expected, each) for name, each in results.items()}
-        found["programs"][title] = row
+        row["difference"] = max(_difference(expected, each) for each in results.values())
+        programs[title] = row
     for key, seconds in medians(alternate(callables, rounds)).items():
         title, name = key.split("|")
-        found["programs"][title]["seconds"][name] = seconds / KINDS[kind][title].steps
-    return found
+        programs[title]["seconds"][name] = seconds / KINDS[kind][title].steps
+    return {"layer": layer._asdict(), "programs": programs}
 
 
 def _difference(expected: Any, actual: Any) -> float:
+    """Of the largest value."""
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True)
     return max(float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-30)) for a, b in pairs)
 
 
-def _summary(values: Sequence[float]) -> list[str]:
-    return [ratio(geometric_mean(values)), ratio(max(values))] if values else ["-", "-"]
-
-
-def report(kind: str, cases: Sequence[dict[str, Any]]) -> str:
-    """Means over the layers, and the worst."""
-    rows = []
-    for title, program in KINDS[kind].items():
-        seconds = [case["programs"][title]["seconds"] for case in cases]
-        ours = "forward_mode" if kind == "modes" else "jaxdeconv"
-        row = [title, milliseconds(geometric_mean([each[ours] for each in seconds]))]
-        if kind == "loops":
-            if not program.alone:
-                row += ["-", "-"]
-            else:
-                single = [case["programs"][program.alone]["seconds"][ours] for case in cases]
-                row += _summary([each[ours] / alone for each, alone in zip(seconds, single, strict=True)])
-            row += _summary([each[ours] / each["lax"] for each in seconds])
-        else:
-            best = [min(value for name, value in each.items() if name != ours) for each in seconds]
-            row += _summary([each[ours] / other for each, other in zip(seconds, best, strict=True)])
-            held = [case["programs"][title]["temporaries"] for case in cases]
-            row += _summary([(each[ours] + 1e5) / (each["lax"] + 1e5) for each in held])
-        rows.append(row)
-    headers = {
-        "loops": ["program", "ms a step", "inside / alone", "worst", "ours / lax", "worst"],
-        "modes": ["program", "ms", "forward_mode / better of lax and default", "worst", "temporaries / lax", "worst"],
-        "higher": ["program", "ms", "ours / lax", "worst", "temporaries / lax", "worst"],
-    }
-    return table(headers[kind], rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inside", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="published layers, by names or globs; random ones if none is named")
-    parser.add_argument("--random", type=int, default=12, help="how many random layers (default 12)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random layers")
-    parser.add_argument("--kind", choices=tuple(KINDS), action="append", help="of programs; may be repeated (default: all)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there")
-    given = parser.parse_args()
-    layers = random_layers(given.random, given.seed)
-    if given.cases:
-        layers = [layer for layer in LAYERS if any(fnmatch.fnmatchcase(layer.name, glob) for glob in given.cases)]
-        if not layers:
-            parser.error(f"no case {given.cases}; `python -m benchmarks --list` prints them")
-    record: dict[str, Any] = {"jax": jax.__version__, "backend": jax.default_backend(), "seed": given.seed}
-    for kind in given.kind or KINDS:
-        cases = record[kind] = []
+def compare_inside(layers: Sequence[Layer], rounds: int) -> dict[str, Any]:
+    """The record: {"inside": {kind: [{"layer", "programs": {title: {"seconds", "temporaries", "difference"}}}, ...]}}."""
+    record: dict[str, Any] = {}
+    for kind in KINDS:
+        record[kind] = []
         for index, layer in enumerate(layers):
             start = time.perf_counter()
-            cases.append(measure(kind, layer, given.rounds))
-            off = max(each for row in cases[-1]["programs"].values() for each in row["difference"].values())
-            progress = f"{kind} {index + 1} of {len(layers)}: {layer.name} {list(layer.x_shape)} {list(layer.w_shape)}"
-            print(
-                f"{progress}, stride {layer.strides[0]}, {time.perf_counter() - start:.1f} s, differs by {off:.0e}", file=sys.stderr
-            )
-        print(f"\n{kind}, {len(layers)} layers\n\n{report(kind, cases)}", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(record, indent=1))
+            record[kind].append(_measured(kind, layer, rounds))
+            progress(index, len(layers), f"{kind} {layer.name} {time.perf_counter() - start:.1f} s")
+    return {"inside": record}
 
 
-if __name__ == "__main__":
-    main()
+def inside_mismatches(record: Mapping[str, Any], accuracy: str) -> list[str]:
+    """Higher orders are sums of sums: ten times what one contraction may be off."""
+    return [
+        f"{case['layer']['name']}, {title}: lax differs by {row['difference']:.1e} of the largest value"
+        for cases in record["inside"].values()
+        for case in cases
+        for title, row in case["programs"].items()
+        if not row["difference"] <= 10 * TOLERANCE[accuracy]
+    ]
+
+
+def _summary(values: Sequence[float]) -> list[str]:
+    return [ratio(geometric_mean(values)), ratio(max(values))]
+
+
+def inside_report(record: Mapping[str, Any]) -> str:
+    """A table for each question: means over the layers, and the worst layer."""
+    headers = {
+        "loops": ["program", "ms a step", "inside / alone", "worst", "ours / lax", "worst"],
+        "modes": ["program", "ms", "forward_mode / the better of lax and the default", "worst"],
+        "higher": ["program", "ms", "ours / lax", "worst", "temporaries: ours / lax", "worst"],
+    }
+    tables = []
+    for kind, cases in record["inside"].items():
+        rows = []
+        for title, program in KINDS[kind].items():
+            seconds = [case["programs"][title]["seconds"] for case in cases]
+            ours = "forward_mode" if kind == "modes" else "jaxdeconv"
+            row = [title, milliseconds(geometric_mean([each[ours] for each in seconds]))]
+            if kind == "loops":
+                alone = [case["programs"][program.alone or title]["seconds"][ours] for case in cases]
+                inside = [each[ours] / single for each, single in zip(seconds, alone, strict=True)]
+                row += _summary(inside) if program.alone else ["", ""]
+            others = [min(value for name, value in each.items() if name != ours) for each in seconds]
+            row += _summary([each[ours] / other for each, other in zip(seconds, others, strict=True)])
+            if kind == "higher":
+                held = [case["programs"][title]["temporaries"] for case in cases]
+                row += _summary([(each[ours] + SMALL) / (each["lax"] + SMALL) for each in held])
+            rows.append(row)
+        tables.append(table(headers[kind], rows))
+    return "\n\n".join(tables)
+
+
+SMALL = 2**17  # bytes, below which temporaries do not matter

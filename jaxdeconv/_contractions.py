@@ -21,7 +21,7 @@ from jaxdeconv._geometry import Geometry, Interior
 from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
 from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes, varying_as
+from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes
 from jaxdeconv._select import select
 
 _TYPICAL = 1024
@@ -184,6 +184,11 @@ def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] =
     return result
 
 
+def nothing(a: jax.Array, dtype: Any) -> jax.Array:
+    """Zero, which JAX holds to be linear in an array: the sum of no elements of it, which XLA drops."""
+    return jnp.sum(lax.slice_in_dim(a, 0, 0)).astype(dtype)
+
+
 def _transposable(
     choices: dict[Platform, Implementation], contraction: Contraction, sizes: Sizes, options: Options
 ) -> dict[Platform, Implementation]:
@@ -214,7 +219,8 @@ def contract(
     geometry, options, layout = form.geometry, form.options, form.layout
     empty = any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *wanted.shape))
     if empty or (found := interior(geometry, form.x.shape)) is None:
-        return varying_as(jnp.zeros(wanted.shape, wanted.dtype), lhs, rhs)
+        # Mapped, and varying over mesh axes, as the operands are.
+        return jnp.broadcast_to(nothing(lhs, wanted.dtype) * nothing(rhs, wanted.dtype), wanted.shape)
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, wanted.dtype)), key=lambda each: each.itemsize)
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
     # differentiate a convolution that accumulates in another dtype than that of its operands.

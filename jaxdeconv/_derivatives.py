@@ -27,7 +27,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from jaxdeconv._contractions import OPERANDS, Form, contract
+from jaxdeconv._contractions import OPERANDS, Form, contract, nothing
 from jaxdeconv._partitioning import explicit_mesh, explicit_sharding
 
 Arrays: TypeAlias = Mapping[str, jax.Array]
@@ -91,7 +91,7 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
 
     def matrix(both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, y = both
-        return a + _none(y, a) * _none(other, a), y - _transposable(target, name, {**others, name: a}, form)
+        return a + nothing(y, a.dtype) * nothing(other, a.dtype), y - _transposable(target, name, {**others, name: a}, form)
 
     def solve(_: object, both: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, y = both
@@ -102,8 +102,8 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
         return a + contract(name, {**others, target: y}, form), y
 
     y = jnp.zeros(contracted.shape, contracted.dtype, device=_sharding(target, operands, form))
-    a, y = lax.custom_linear_solve(matrix, (operands[name], y + _none(operands[name], y)), solve, transposed_solve)
-    result: jax.Array = y + _none(a, y)
+    a, y = lax.custom_linear_solve(matrix, (operands[name], y + nothing(operands[name], y.dtype)), solve, transposed_solve)
+    result: jax.Array = y + nothing(a, y.dtype)
     return result
 
 
@@ -135,11 +135,6 @@ def _sharding(target: str, operands: Arrays, form: Form) -> Any:
     """Of what is like a result, over explicit axes of a mesh; None where these are none."""
     mesh, like = explicit_mesh(*operands.values()), getattr(form, target)
     return None if mesh is None else explicit_sharding(mesh, like.shape, like.entries)
-
-
-def _none(a: jax.Array, like: jax.Array) -> jax.Array:
-    """Zero, which JAX holds to be linear in a, in the dtype of another array."""
-    return jnp.sum(lax.slice_in_dim(a, 0, 0)).astype(like.dtype)
 
 
 def _linear_jvp(

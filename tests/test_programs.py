@@ -351,3 +351,28 @@ def test_grid_in_a_loop():
         expected = alone(*alone(*alone(x, w)))
         for ours, theirs in zip(jax.jit(scanned(trained(op)))(x, w), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [[(-1, 1)], [(-1, 0)], [(1, 0)]], ids=str)
+@pytest.mark.parametrize("forward_mode", [False, True])
+def test_results_of_nothing_are_mapped_as_the_operands(padding, forward_mode):
+    """Where no tap meets an input, or there are none."""
+    w = jnp.ones((1, 1, 1))
+    for x in (jnp.ones((2, 1, 1, 1)), jnp.ones((2, 0, 1, 1))):
+        op = lambda x, w: jaxdeconv.lax.conv_transpose(x, w, (1,), padding, forward_mode=forward_mode)  # noqa: E731
+        for axes, operands_ in (((0, None), (x, w)), ((None, 0), (x[0], jnp.stack([w, w]))), ((0, 0), (x, jnp.stack([w, w])))):
+            y, pull = jax.vjp(jax.vmap(op, axes), *operands_)
+            assert y.shape[0] == 2
+            assert [each.shape for each in pull(y)] == [each.shape for each in operands_]
+            if forward_mode:
+                assert jax.jvp(jax.vmap(op, axes), operands_, operands_)[1].shape == y.shape
+
+
+def test_groups_without_a_spatial_dimension():
+    """By name, which jaxlib 0.8 computes wrongly as a convolution of no dimension."""
+    x, w = np.arange(6.0, dtype=np.float32)[None], np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    numbers = ("NC", "OI", "NC")
+    op = lambda x, w: jaxdeconv.lax.conv_transpose(  # noqa: E731
+        x, w, (), [], dimension_numbers=numbers, feature_group_count=2, implementation="dilated"
+    )
+    np.testing.assert_array_equal(jax.jit(op)(x, w), [[x[0, :3] @ w[0], x[0, 3:] @ w[1]]])

@@ -18,14 +18,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in which `benchmarks` is this file
 
-from benchmarks import estimates
+from benchmarks import estimates, inside
 from benchmarks.compare import OURS, ratios
 from benchmarks.layers import LAYERS, QUICK
 from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS
 from benchmarks.peers import MODES
 from benchmarks.plots import plot_ratios, plot_scaling
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
-from benchmarks.variants import layouts_report, second_order_report
+from benchmarks.variants import layouts_report
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import WORK
 from jaxdeconv._lowerings._work import Sizes, Work
@@ -57,13 +57,13 @@ def kind(record: Record) -> str:
     """Which option of `python -m benchmarks` wrote it."""
     if "chip" in record["environment"]:
         return "estimates"
+    if "inside" in record:
+        return "inside random" if record["random"] else "inside"
     if "sweeps" in record:
         return "scaling"
     case = record["cases"][0]
     if "contraction" in case:
         return "lowerings"
-    if "modes" not in case:
-        return "second-order"
     return "layouts" if "jaxdeconv NCW" in next(iter(case["modes"].values()))["seconds"] else "comparison"
 
 
@@ -212,8 +212,8 @@ def layouts(record: Record, source: str) -> str:
     return f"{layouts_report(record, MODES)}\n\n{environment(record, source)}"
 
 
-def second_order(record: Record, source: str) -> str:
-    return f"{second_order_report(record)}\n\n{environment(record, source)}"
+def inside_programs(record: Record, source: str) -> str:
+    return f"{inside.inside_report(record)}\n\n{environment(record, source)}"
 
 
 def estimated(record: Record, source: str) -> str:
@@ -235,7 +235,8 @@ FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
     "lowerings": ("lowerings", lowerings),
     "scaling": ("scaling", scaling),
     "layouts": ("layouts", layouts),
-    "second-order": ("second-order", second_order),
+    "inside": ("inside", inside_programs),
+    "inside-random": ("inside random", inside_programs),
     "tpu": ("estimates", estimated),
 }
 """By name: the kind of record, and the Markdown that is made of one."""

@@ -65,6 +65,9 @@ def _convolution(
     such a dimension apart. JAX derives such ones from strided dimensions that are padded as far as the window reaches: there, a zero
     is in the operand.
     """
+    if not padding:  # jaxlib 0.8 computes groups wrongly where there is no spatial dimension
+        lhs, rhs, specs = lhs[..., None], rhs[..., None], (lax.ConvDimensionNumbers(*((*spec, 2) for spec in numbers)))
+        return _convolution(lhs, rhs, (1,), [(0, 0)], (1,), (1,), specs, in_order=in_order, **keywords)[..., 0]
     padding, dropped, added = list(padding), [0] * lhs.ndim, [(0, 0, 0)] * lhs.ndim
     (batch, features, *of_lhs), (outputs, inputs, *of_rhs), of_y = numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec
     rows = zip(window_strides, lhs_dilation, rhs_dilation, of_lhs, of_rhs, of_y[2:], strict=True)
