@@ -190,14 +190,20 @@ def nothing(a: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _transposable(
-    choices: dict[Platform, Implementation], contraction: Contraction, sizes: Sizes, options: Options
+    choices: dict[Platform, Implementation], contraction: Contraction, sizes: Sizes, options: Options, static: bool
 ) -> dict[Platform, Implementation]:
-    """Choices of which JAX makes good ones of the other contractions: of a convolution, its own, and never a good filter gradient."""
-    if options.implementation or UNABLE["matmul"](contraction, sizes) is not None:
+    """Choices of which JAX makes good ones of the other contractions.
+
+    Of a convolution it makes its own, never a good filter gradient, and none at all where sizes are symbolic.
+    """
+    if UNABLE["matmul"](contraction, sizes) is not None or (options.implementation and static):
         return choices
     every = [choices_of(each, sizes, options) for each in get_args(Contraction)]
-    products = {platform: contraction == "filter_grad" or any(each[platform] == "matmul" for each in every) for platform in choices}
-    return {platform: "matmul" if name in CONVOLUTIONS and products[platform] else name for platform, name in choices.items()}
+    products = contraction == "filter_grad" or not static
+    return {
+        platform: "matmul" if name in CONVOLUTIONS and (products or "matmul" in [each[platform] for each in every]) else name
+        for platform, name in choices.items()
+    }
 
 
 def contract(
@@ -229,15 +235,14 @@ def contract(
 
     sizes = sizes_of(form.x.shape, form.filter_shape, geometry, found, lhs.dtype)
     choices = choices_of(contraction, sizes, options)
+    static = all(isinstance(size, int) for size in form.x.shape)
     if transposable:
-        choices = _transposable(choices, contraction, sizes, options)
+        choices = _transposable(choices, contraction, sizes, options, static)
     lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
-    static = all(isinstance(size, int) for size in form.x.shape)
     how = keywords, (lhs.dtype, wanted.dtype), layout, sizes if static else None, options.axes
-    run = _per_platform(
-        contraction, choices, *how, own_forms=not transposable or jax.__version_info__ >= (0, 10)
-    )  # JAX could not transpose their loops
+    own_forms = not transposable or jax.__version_info__ >= (0, 10)  # before, JAX could not transpose the loops of CPU's
+    run = _per_platform(contraction, choices, *how, own_forms=own_forms)
     convolved = [platform for platform, name in choices.items() if name in CONVOLUTIONS]
     if separable and not options.implementation and convolved and UNABLE["matmul"](contraction, sizes) is None:
         products = choices | dict.fromkeys(convolved, "matmul")
