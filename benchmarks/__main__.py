@@ -166,7 +166,8 @@ def main() -> int:
     if arguments.random is not None and (arguments.random < 1 or arguments.cases):
         parser.error("--random takes a positive number, and no cases")
     if arguments.random:
-        layers = random_layers(arguments.random, arguments.seed)
+        # Inside programs, lax takes up to a thousand times as long.
+        layers = random_layers(arguments.random, arguments.seed, 5e7 if arguments.inside else 2e8)
     elif arguments.inside and not arguments.cases:
         layers = list(INSIDE)
     else:

@@ -160,7 +160,7 @@ INSIDE: tuple[Layer, ...] = (
 """Those that are timed inside programs, where lax takes up to a thousand times as long."""
 
 
-def random_layers(count: int, seed: int, most_flops: float = 2e8) -> list[Layer]:
+def random_layers(count: int, seed: int, most_flops: float) -> list[Layer]:
     """Layers that no one published: sizes drawn on logarithmic scales, for forward passes of 1e6 to `most_flops` operations."""
     rng = random.Random(seed)
 

@@ -192,18 +192,14 @@ def nothing(a: jax.Array, dtype: Any) -> jax.Array:
 def _transposable(
     choices: dict[Platform, Implementation], contraction: Contraction, sizes: Sizes, options: Options, static: bool
 ) -> dict[Platform, Implementation]:
-    """Choices of which JAX makes good ones of the other contractions.
+    """Choices of which JAX makes good ones of the other contractions: products, rather than convolutions.
 
-    Of a convolution it makes its own, never a good filter gradient, and none at all where sizes are symbolic.
+    Of a convolution it makes no good filter gradient, none at all where sizes are symbolic, and on CPU nothing in order.
     """
     if UNABLE["matmul"](contraction, sizes) is not None or (options.implementation and static):
         return choices
-    every = [choices_of(each, sizes, options) for each in get_args(Contraction)]
-    products = contraction == "filter_grad" or not static
-    return {
-        platform: "matmul" if name in CONVOLUTIONS and (products or "matmul" in [each[platform] for each in every]) else name
-        for platform, name in choices.items()
-    }
+    products = {platform: contraction == "filter_grad" or not static or platform == "cpu" for platform in choices}
+    return {platform: "matmul" if name in CONVOLUTIONS and products[platform] else name for platform, name in choices.items()}
 
 
 def contract(

@@ -32,8 +32,6 @@ from jaxdeconv._partitioning import explicit_mesh, explicit_sharding
 
 Arrays: TypeAlias = Mapping[str, jax.Array]
 """Two of x, w and y."""
-
-
 NAME = "conv_transpose"
 
 
@@ -75,6 +73,36 @@ bilinear.defjvp(_bilinear_jvp, symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
+def _transposable(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
+    """A contraction as what JAX makes of its transpose by transposing that, so that JAX transposes it back into a good form."""
+    (other,) = (each for each in operands if each != name)
+    y = getattr(form, target)
+
+    def transpose(y: jax.Array) -> jax.Array:
+        return contract(name, {other: operands[other], target: y}, form, separable=False, transposable=True)
+
+    result: jax.Array
+    like = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=_sharding(target, operands, form))  # type: ignore[no-untyped-call]
+    (result,) = jax.linear_transpose(transpose, like)(operands[name])
+    return result
+
+
+def _transposable_jvp(
+    target: str, name: str, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
+) -> tuple[jax.Array, jax.Array]:
+    return _transposable(target, name, *primals, form), _tangent(target, *primals, *tangents, form)
+
+
+_transposable.defjvp(_transposable_jvp, symbolic_zeros=True)
+
+
+def _sharding(target: str, operands: Arrays, form: Form) -> Any:
+    """Of what is like a result, over explicit axes of a mesh; None where these are none."""
+    mesh, like = explicit_mesh(*operands.values()), getattr(form, target)
+    return None if mesh is None else explicit_sharding(mesh, like.shape, like.entries)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
 def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
     """A contraction as a linear map of the operand that is named, whose transpose JAX takes to be the contraction that gives it.
 
@@ -105,36 +133,6 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
     a, y = lax.custom_linear_solve(matrix, (operands[name], y + nothing(operands[name], y.dtype)), solve, transposed_solve)
     result: jax.Array = y + nothing(a, y.dtype)
     return result
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
-def _transposable(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
-    """A contraction as what JAX makes of its transpose by transposing that, so that JAX transposes it back into a good form."""
-    (other,) = (each for each in operands if each != name)
-    y = getattr(form, target)
-
-    def transpose(y: jax.Array) -> jax.Array:
-        return contract(name, {other: operands[other], target: y}, form, separable=False, transposable=True)
-
-    result: jax.Array
-    like = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=_sharding(target, operands, form))  # type: ignore[no-untyped-call]
-    (result,) = jax.linear_transpose(transpose, like)(operands[name])
-    return result
-
-
-def _transposable_jvp(
-    target: str, name: str, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
-) -> tuple[jax.Array, jax.Array]:
-    return _transposable(target, name, *primals, form), _tangent(target, *primals, *tangents, form)
-
-
-_transposable.defjvp(_transposable_jvp, symbolic_zeros=True)
-
-
-def _sharding(target: str, operands: Arrays, form: Form) -> Any:
-    """Of what is like a result, over explicit axes of a mesh; None where these are none."""
-    mesh, like = explicit_mesh(*operands.values()), getattr(form, target)
-    return None if mesh is None else explicit_sharding(mesh, like.shape, like.entries)
 
 
 def _linear_jvp(
