@@ -222,7 +222,11 @@ def contract(
     empty = any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *wanted.shape))
     if empty or (found := interior(geometry, form.x.shape)) is None:
         # Mapped, and varying over mesh axes, as the operands are.
-        return jnp.broadcast_to(nothing(lhs, wanted.dtype) * nothing(rhs, wanted.dtype), wanted.shape)
+        none = jnp.broadcast_to(nothing(lhs, wanted.dtype) * nothing(rhs, wanted.dtype), wanted.shape)
+        # XLA ends the process where it simplifies an all-reduce of a complex constant, as `jax.shard_map` makes of a gradient.
+        if np.issubdtype(wanted.dtype, np.complexfloating):
+            none = lax.optimization_barrier(none)  # type: ignore[no-untyped-call]
+        return none
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, wanted.dtype)), key=lambda each: each.itemsize)
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
     # differentiate a convolution that accumulates in another dtype than that of its operands.

@@ -180,16 +180,17 @@ def test_odd_calls_as_users_make_them():
     assert (found.returncode, found.stdout) == (0, "right\n"), found.stderr[-2000:]
 
 
-def test_nothing_meets_in_a_shard_map():
-    """The zeros vary over the axes that x does, as a convolution's result would."""
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_nothing_meets_in_a_shard_map(dtype):
+    """The zeros vary over the axes that x does, as a convolution's result would, and XLA survives the sum of complex ones."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("a",))
-    x, w = jnp.ones((2, 2, 1)), jnp.ones((1, 1, 1))
+    x, w = jnp.ones((2, 2, 1), dtype), jnp.ones((1, 1, 1), dtype)
 
     def gradients(x, w):
         y, pull = jax.vjp(lambda x, w: jaxdeconv.lax.conv_transpose(x, w, (2,), [(-1, -1)]), x, w)
         return y, *pull(x[:, :1])
 
     specs = jax.sharding.PartitionSpec("a"), jax.sharding.PartitionSpec()
-    results = jax.shard_map(gradients, mesh=mesh, in_specs=specs, out_specs=(specs[0], *specs))(x, w)
+    results = jax.jit(jax.shard_map(gradients, mesh=mesh, in_specs=specs, out_specs=(specs[0], *specs)))(x, w)
     assert [each.shape for each in results] == [(2, 1, 1), (2, 2, 1), (1, 1, 1)]
     assert not any(map(np.any, results))
