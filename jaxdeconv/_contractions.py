@@ -128,7 +128,7 @@ def _per_platform(
 ) -> Binary:
     """One function that runs the choice of the platform it is compiled for, on operands of one dtype for a result of another.
 
-    Without `own_forms`, all have GPU's, which are the general ones.
+    Without `own_forms`, products have GPU's, which are the general ones.
     """
     wide, (operand, result) = keywords["preferred_element_type"], dtypes
     bound: dict[tuple[Any, ...], Binary] = {}
@@ -139,7 +139,7 @@ def _per_platform(
         dtype = operand if platform != "cpu" and convolution and operand == result else wide
         # The partitioner for CPU pads narrow operands of a convolution with wide zeros, which XLA then refuses.
         widened = platform == "cpu" and convolution and axes > 0 and operand != wide
-        forms_of: Platform = platform if own_forms else "gpu"
+        forms_of: Platform = platform if own_forms or convolution else "gpu"
         lowering, form = LOWERINGS[contraction, name, forms_of], stored_form(contraction, name, forms_of, layout, sizes)
         keys[platform] = lowering, form, dtype, widened
         own = partial(form or converted(contraction, lowering, layout), **keywords | {"preferred_element_type": dtype})
