@@ -112,9 +112,9 @@ def test_no_convolution_is_one_that_xla_gets_wrong(which, name):
 
 
 @pytest.mark.parametrize("which", cases.sampled(["odd", *SETS], 3))
-@pytest.mark.parametrize("forward_mode", [False, True])
+@pytest.mark.parametrize("forward_mode", cases.sampled([True, False], 2))
 def test_nor_one_that_jax_derives(which, forward_mode):
-    """Gradients and their gradients, of "dilated" by name: JAX derives all of them from one convolution with forward_mode."""
+    """Gradients and their gradients, of "dilated" by name, with what JAX makes of it by transposing."""
     for layer in CHECKED[which]:
         x, w, _ = layer.operands()
         options = _call.Options("f", "f", x.dtype, implementation="dilated", forward_mode=forward_mode)
