@@ -39,7 +39,7 @@ def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry,
         x, w = varying_as(x, w), varying_as(w, x)
         form = form_of(x, w, geometry, options, layout)
         # Not separable in forward mode, where it can be given to `jax.linear_transpose`.
-        y = bilinear("y", {"x": x, "w": w}, form, separable=False) if options.forward_mode else transpose(x, w, form)
+        y = bilinear("y", False, {"x": x, "w": w}, form) if options.forward_mode else transpose(x, w, form)
         return biased(y, bias, geometry)
 
 

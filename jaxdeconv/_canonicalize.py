@@ -284,8 +284,8 @@ def defaults(*, implementation: Implementation | None = None, forward_mode: bool
         forward_mode: whether to allow forward mode (`jax.jvp`); None to leave it as it is.
 
     Raises:
-        ValueError: no such implementation. Within it, calls raise as if it had been given to them, where it cannot compute them.
-        TypeError: forward_mode is not a bool.
+        ValueError: no such name. Within it, calls raise as if it had been given to them, where it cannot compute them.
+        TypeError: an argument of the wrong type.
 
     Example:
         >>> import jax

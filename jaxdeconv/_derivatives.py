@@ -17,7 +17,7 @@ K(dp, q) + K(p, dq), and what transposes K(., q) is the contraction that gives p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -56,23 +56,30 @@ def _tangent(target: str, operands: Arrays, tangents: Mapping[str, Any], form: F
     return total
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 2, 3))
-def bilinear(target: str, operands: Arrays, form: Form, separable: bool = True) -> jax.Array:
+Way: TypeAlias = Callable[[str, Any, Arrays, Form], jax.Array]
+"""To compute a contraction: what it is to give, how, of which operands, in which form."""
+
+
+def _with_rule(way: Way, of_rule: Callable[[jax.Array], jax.Array] = lambda y: y) -> Way:
+    """A way with the one rule for its tangent; `of_rule` is applied to the result where that is differentiated."""
+    ruled = jax.custom_jvp(way, nondiff_argnums=(0, 1, 3))
+
+    def rule(
+        target: str, how: Any, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
+    ) -> tuple[jax.Array, jax.Array]:
+        return of_rule(ruled(target, how, *primals, form)), _tangent(target, *primals, *tangents, form)
+
+    ruled.defjvp(rule, symbolic_zeros=True)
+    return ruled
+
+
+@partial(_with_rule, of_rule=_found_by_policies)
+def bilinear(target: str, separable: bool, operands: Arrays, form: Form) -> jax.Array:
     """`contract`, differentiable in both operands in either mode."""
     return contract(target, operands, form, separable)
 
 
-def _bilinear_jvp(
-    target: str, form: Form, separable: bool, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
-) -> tuple[jax.Array, jax.Array]:
-    y = bilinear(target, *primals, form, separable)
-    return _found_by_policies(y), _tangent(target, *primals, *tangents, form)
-
-
-bilinear.defjvp(_bilinear_jvp, symbolic_zeros=True)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
+@_with_rule
 def _transposable(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
     """A contraction as what JAX makes of its transpose by transposing that, so that JAX transposes it back into a good form."""
     (other,) = (each for each in operands if each != name)
@@ -87,22 +94,13 @@ def _transposable(target: str, name: str, operands: Arrays, form: Form) -> jax.A
     return result
 
 
-def _transposable_jvp(
-    target: str, name: str, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
-) -> tuple[jax.Array, jax.Array]:
-    return _transposable(target, name, *primals, form), _tangent(target, *primals, *tangents, form)
-
-
-_transposable.defjvp(_transposable_jvp, symbolic_zeros=True)
-
-
 def _sharding(target: str, operands: Arrays, form: Form) -> Any:
     """Of what is like a result, over explicit axes of a mesh; None where these are none."""
     mesh, like = explicit_mesh(*operands.values()), getattr(form, target)
     return None if mesh is None else explicit_sharding(mesh, like.shape, like.entries)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 3))
+@_with_rule
 def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
     """A contraction as a linear map of the operand that is named, whose transpose JAX takes to be the contraction that gives it.
 
@@ -135,28 +133,19 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
     return result
 
 
-def _linear_jvp(
-    target: str, name: str, form: Form, primals: tuple[Arrays], tangents: tuple[Mapping[str, Any]]
-) -> tuple[jax.Array, jax.Array]:
-    return _linear(target, name, *primals, form), _tangent(target, *primals, *tangents, form)
-
-
-_linear.defjvp(_linear_jvp, symbolic_zeros=True)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def transpose(x: jax.Array, w: jax.Array, form: Form) -> jax.Array:
     """T(x, w) with the rule for its reverse mode written out, which is all that JAX then knows: it refuses `jax.jvp`."""
-    return bilinear("y", {"x": x, "w": w}, form)
+    return bilinear("y", True, {"x": x, "w": w}, form)
 
 
 def _forward(x: jax.Array, w: jax.Array, form: Form) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _found_by_policies(bilinear("y", {"x": x, "w": w}, form)), (x, w)
+    return _found_by_policies(bilinear("y", True, {"x": x, "w": w}, form)), (x, w)
 
 
 def _backward(form: Form, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
-    return bilinear("x", {"y": g, "w": w}, form), bilinear("w", {"x": x, "y": g}, form)
+    return bilinear("x", True, {"y": g, "w": w}, form), bilinear("w", True, {"x": x, "y": g}, form)
 
 
 transpose.defvjp(_forward, _backward)

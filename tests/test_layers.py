@@ -176,6 +176,7 @@ def test_flax_lowering_and_forward_mode():
     assert str(jax.make_jaxpr(_nnx(3, 2, 4, 2, precision="highest"))(x)).count("HIGHEST")
     layer = _nnx(3, 2, 4, 2, forward_mode=True, use_bias=False)
     np.testing.assert_allclose(jax.jvp(layer, (x,), (x,))[1], layer(x), atol=1e-12)
+    _agrees(lambda **how: _nnx(3, 2, 4, 2, use_bias=False, **how), x)
 
 
 def _agrees(layer, x):
@@ -186,6 +187,10 @@ def _agrees(layer, x):
     np.testing.assert_allclose(jax.jvp(function, (x,), (x,))[1], function(x), atol=1e-12)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(layer(), (x,), (x,))
+    with jaxdeconv.defaults(forward_mode=True):  # over which a layer's own argument wins
+        jax.jvp(layer(), (x,), (x,))
+        with pytest.raises(TypeError, match="custom_vjp"):
+            jax.jvp(layer(forward_mode=False), (x,), (x,))
 
 
 def test_eqx_and_haiku_lowering_and_forward_mode():
