@@ -34,6 +34,20 @@ def tf_op(layer, **keywords):
     return lambda x, w: function(x, w, None, stride, "SAME", **keywords)
 
 
+def lax_op(layer):
+    """lax's own, of the same window."""
+
+    def by_lax(x, w):
+        n, _, (*kernel, _, _), stride = layer
+        total = [max(k - stride, 0) for k in kernel]  # what SAME crops
+        padding = [(k - 1 - crop // 2, k - 1 - (crop - crop // 2)) for k, crop in zip(kernel, total, strict=True)]
+        letters = "DHW"[-n:]
+        numbers = (f"N{letters}C", f"{letters}OI", f"N{letters}C")
+        return lax.conv_general_dilated(x, jnp.flip(w, range(n)), (1,) * n, padding, (stride,) * n, (1,) * n, numbers)
+
+    return by_lax
+
+
 def torch_op(layer, **keywords):
     n, _, _, stride = layer
     function = getattr(jaxdeconv.torch, f"conv_transpose{n}d")
@@ -123,15 +137,7 @@ def test_no_convolution_out_of_order_and_no_conditional(program):
 def test_values_inside(layer):
     """Each program gives what it gives of lax's own transposed convolution, here of the same window."""
     x, w = operands(layer, np.float64)
-
-    def by_lax(x, w):
-        n, _, (*kernel, _, _), stride = layer
-        total = [max(k - stride, 0) for k in kernel]  # what SAME crops
-        padding = [(k - 1 - crop // 2, k - 1 - (crop - crop // 2)) for k, crop in zip(kernel, total, strict=True)]
-        letters = "DHW"[-n:]
-        numbers = (f"N{letters}C", f"{letters}OI", f"N{letters}C")
-        return lax.conv_general_dilated(x, jnp.flip(w, range(n)), (1,) * n, padding, (stride,) * n, (1,) * n, numbers)
-
+    by_lax = lax_op(layer)
     for title, program in (PROGRAMS | FORWARD).items():
         expected = jax.jit(program(by_lax))(x, w)
         for forward_mode in (True,) if title in FORWARD else (False, True):
@@ -198,23 +204,25 @@ def test_linear_transposes_of_both_operands(layer):
 
 
 def test_forward_mode_in_every_place():
-    """Under vmap of one operand and of both, in a shard_map and exported, each gives what it gives alone."""
+    """Under vmap of one operand and of both, in a shard_map and exported, each gives what it gives of lax alone."""
     x, w = operands(LAYERS[0], np.float64)
-    op = tf_op(LAYERS[0], forward_mode=True)
+
+    ours = tf_op(LAYERS[0], forward_mode=True)
+
+    def every(x, w, op=ours):
+        return [derivative(op, x, w) for derivative in derivatives]
+
     derivatives = [
-        lambda x, w: jax.jvp(op, (x, w), (x, w)),
-        lambda x, w: jax.linearize(op, x, w)[1](x, w),
-        lambda x, w: jax.linear_transpose(lambda x: op(x, w), x)(op(x, w)),
-        lambda x, w: of_tangent(op)(x, w),
-        lambda x, w: jax.jvp(trained(op), (x, w), (x, w))[1],
-        lambda x, w: jax.jacfwd(lambda t: loss(op)(t * x, t * w))(1.0),
-        lambda x, w: jax.hessian(lambda t: loss(op)(t * x, t * w))(1.0),
+        lambda op, x, w: jax.jvp(op, (x, w), (x, w)),
+        lambda op, x, w: jax.linearize(op, x, w)[1](x, w),
+        lambda op, x, w: jax.linear_transpose(lambda x: op(x, w), x)(op(x, w)),
+        lambda op, x, w: of_tangent(op)(x, w),
+        lambda op, x, w: jax.jvp(trained(op), (x, w), (x, w))[1],
+        lambda op, x, w: jax.jacfwd(lambda t: loss(op)(t * x, t * w))(1.0),
+        lambda op, x, w: jax.hessian(lambda t: loss(op)(t * x, t * w))(1.0),
     ]
 
-    def every(x, w):
-        return [derivative(x, w) for derivative in derivatives]
-
-    alone = jax.jit(every)(x, w)
+    alone = jax.jit(lambda x, w: every(x, w, lax_op(LAYERS[0])))(x, w)
     mesh, spec = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("a",)), jax.sharding.PartitionSpec()
     inside = [
         jax.shard_map(every, mesh=mesh, in_specs=spec, out_specs=spec)(x, w),
