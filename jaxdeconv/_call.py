@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv._contractions import Options, accumulated, choices_of, form_of, sizes_of, tf_shape
@@ -21,15 +22,16 @@ from jaxdeconv._partitioning import axes, varying_as
 _ADVICE = "pass forward_mode=True for forward mode, or call the model `with jaxdeconv.defaults(forward_mode=True):`"
 
 
-def biased(y: jax.Array, bias: jax.Array | None, geometry: Geometry) -> jax.Array:
-    """y + bias, in the dtype of y."""
+def biased(y: jax.Array, bias: jax.Array | None, axis: int) -> jax.Array:
+    """y + bias along this axis, in the wider dtype of the two."""
     if bias is None:
         return y
     shape = [1] * y.ndim
-    shape[geometry.channel_axis] = bias.size
+    shape[axis] = bias.size
+    dtype = jnp.promote_types(y.dtype, bias.dtype)
     # In the accumulator's dtype, because the bias's gradient, a sum over batch and space, is formed in that of the addition.
-    wide = accumulated(y.dtype)
-    return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(y.dtype)
+    wide = accumulated(dtype)
+    return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(dtype)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
@@ -40,7 +42,7 @@ def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry,
         form = form_of(x, w, geometry, options, layout)
         # Not separable in forward mode, where it can be given to `jax.linear_transpose`.
         y = bilinear("y", False, {"x": x, "w": w}, form) if options.forward_mode else transpose(x, w, form)
-        return biased(y, bias, geometry)
+        return biased(y, None if bias is None else bias.astype(y.dtype), geometry.channel_axis)
 
 
 class Call(NamedTuple):

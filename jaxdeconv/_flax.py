@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv import lax
+from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel
 
@@ -64,8 +65,7 @@ def conv_transpose(
     if circular:
         for axis, (size, s) in enumerate(zip(sizes, steps, strict=True), 1):
             y = _wrapped(y, axis, size * s, transpose_kernel)
-    if bias is not None:
-        y = y + bias
+    y = biased(y, bias, n + 1)
     return y.reshape(*batch, *y.shape[1:])
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdeconv import lax
+from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel
 from jaxdeconv._lowerings import Implementation
@@ -85,7 +86,7 @@ class ConvTranspose(equinox.nn.ConvTranspose):
             implementation=self.implementation,
             forward_mode=self.forward_mode,
         )[0]
-        return y if self.bias is None else y + self.bias
+        return biased(y, self.bias, 0)
 
     def _lax_pads(self) -> list[tuple[int, int]]:
         """(lo, hi) of each dimension, what the input is padded with once it is spread by its stride."""

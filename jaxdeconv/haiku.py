@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv import lax, tf
+from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv._convert import convert_filters
 from jaxdeconv._lowerings import Implementation
@@ -68,7 +69,8 @@ class _Transposed(hk.Module):
             w = convert_filters(w, "haiku", "tf", groups)
             y = tf.conv_transpose(x, w, [x.shape[0], *sizes], self.stride, self.padding, data_format, **how)
         if self.with_bias:
-            y = y + hk.get_parameter("b", (self.output_channels, *[1] * (n * first)), x.dtype, init=self.b_init)
+            b = hk.get_parameter("b", (self.output_channels, *[1] * (n * first)), x.dtype, init=self.b_init)
+            y = biased(y, b, 1 if first else n + 1)
         return y if inputs.ndim == n + 2 else y[0]
 
 

@@ -273,7 +273,7 @@ def _step(state: State, x: jax.Array, w: jax.Array, bias: jax.Array | None) -> t
     y = _padded(lax.slice_in_dim(sums, 0, ready, axis=axis), axis, -dropped, 0)
     pending = lax.slice_in_dim(sums, ready, sums.shape[axis], axis=axis)
     following = dataclasses.replace(state, pending=pending, skip=state.skip - dropped)
-    return following, biased(y.astype(state.options.dtype), bias, geometry)
+    return following, biased(y.astype(state.options.dtype), bias, geometry.channel_axis)
 
 
 @jax.jit
@@ -282,4 +282,4 @@ def _flush(state: State, bias: jax.Array | None) -> jax.Array:
     size = state.pending.shape[axis]
     left = max(geometry.effective_kernels[0] - geometry.strides[0] - geometry.crops[0][1], 0)
     dropped = min(state.skip, left)
-    return biased(_padded(state.pending, axis, -dropped, left - size).astype(state.options.dtype), bias, geometry)
+    return biased(_padded(state.pending, axis, -dropped, left - size).astype(state.options.dtype), bias, geometry.channel_axis)

@@ -193,6 +193,37 @@ def _agrees(layer, x):
             jax.jvp(layer(forward_mode=False), (x,), (x,))
 
 
+def _called_with_bias(framework):
+    """A call of the framework's layer of one tap on ones, in bfloat16, as a function of its bias [1]."""
+    x, w = jnp.ones((2, 200, 1), jnp.bfloat16), jnp.ones((1, 1, 1), jnp.bfloat16)
+    module = pytest.importorskip(f"jaxdeconv.{framework}", exc_type=ImportError)
+    if framework == "nnx":
+        nnx = pytest.importorskip("flax.nnx")
+        layer = module.ConvTranspose(1, 1, 1, param_dtype=x.dtype, dtype=x.dtype, rngs=nnx.Rngs(0))
+        graph, bias, others = nnx.split(layer, lambda path, _: path[-1] == "bias", ...)
+        return lambda b: nnx.merge(graph, jax.tree.map(lambda _: b, bias), others)(x)
+    if framework == "linen":
+        return lambda b: module.ConvTranspose(1, (1,), param_dtype=x.dtype).apply({"params": {"kernel": w, "bias": b}}, x)
+    if framework == "eqx":
+        equinox = pytest.importorskip("equinox")
+        layer = module.ConvTranspose1d(1, 1, 1, dtype=x.dtype, key=jax.random.key(0))
+        return lambda b: equinox.tree_at(lambda layer: layer.bias, layer, b.reshape(1, 1))(x.reshape(1, 400))
+    hk = pytest.importorskip("haiku")
+    made = hk.without_apply_rng(hk.transform(lambda x: module.Conv1DTranspose(1, 1, name="layer")(x)))
+    return lambda b: made.apply({"layer": {"w": w, "b": b}}, x)
+
+
+@pytest.mark.parametrize("framework", ["nnx", "linen", "eqx", "haiku"])
+def test_gradient_of_a_narrow_bias_is_summed_wide(framework):
+    """As in the functions: in bfloat16, ones would add up to 256. XLA sums some wide by itself, hence the program."""
+    y, pull = jax.vjp(_called_with_bias(framework), jnp.zeros(1, jnp.bfloat16))
+    g = jnp.ones_like(y)
+    assert y.dtype == jnp.bfloat16
+    assert pull(g)[0].item() == 400
+    assert not re.search(r":bf16\S* = reduce_sum", str(jax.make_jaxpr(pull)(g)))
+    assert jax.vmap(lambda g: pull(g)[0])(jnp.ones((7, *y.shape), y.dtype)).tolist() == [[400.0]] * 7
+
+
 def test_eqx_and_haiku_lowering_and_forward_mode():
     equinox, hk = pytest.importorskip("equinox"), pytest.importorskip("haiku")
     import jaxdeconv.eqx
