@@ -21,7 +21,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # on a GPU, of 
 import jax
 
 import jaxdeconv
-from benchmarks import check, compare, inside, lowerings, scaling, variants
+from benchmarks import accelerate, check, compare, inside, lowerings, scaling, variants
 from benchmarks.layers import INSIDE, LAYERS, QUICK, Layer, random_layers
 from benchmarks.peers import CPU_ONLY, MODES, PEERS, missing, tf32
 
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--scaling", action="store_true", help="instead, one layer as width, batch and channels double")
     what.add_argument("--layouts", action="store_true", help="instead, channels first against channels last")
     what.add_argument("--inside", action="store_true", help="instead, inside programs: loops, both modes, higher orders")
+    what.add_argument("--accelerate", action="store_true", help="instead, small models in Flax, as they are and accelerated")
     return parser
 
 
@@ -93,7 +94,7 @@ def _layers(parser: argparse.ArgumentParser, globs: Sequence[str], quick: bool) 
 
 
 def _check_plot(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.plot and (arguments.lowerings or arguments.check or arguments.layouts or arguments.inside):
+    if arguments.plot and (arguments.lowerings or arguments.check or arguments.layouts or arguments.inside or arguments.accelerate):
         parser.error("--plot draws the plain comparison and --scaling")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
@@ -167,15 +168,17 @@ def main() -> int:
         parser.error("--random takes a positive number, and no cases")
     if arguments.random:
         # Inside programs, lax takes up to a thousand times as long.
-        layers = random_layers(arguments.random, arguments.seed, 5e7 if arguments.inside else 2e8)
+        layers = random_layers(arguments.random, arguments.seed, 5e7 if arguments.inside or arguments.accelerate else 2e8)
     elif arguments.inside and not arguments.cases:
         layers = list(INSIDE)
     else:
         layers = _layers(parser, arguments.cases, arguments.quick)
     rounds = arguments.rounds or (3 if arguments.quick else 9)
     _check_plot(parser, arguments)
-    if arguments.inside and arguments.dtype != "float32":
-        parser.error("--inside is in float32")
+    if (arguments.inside or arguments.accelerate) and arguments.dtype != "float32":
+        parser.error("--inside and --accelerate are in float32")
+    if arguments.accelerate and (arguments.cases or arguments.quick):
+        parser.error("--accelerate takes no cases")
     if arguments.scaling and arguments.cases and (len(layers) > 1 or layers[0].groups > 1):
         parser.error("--scaling takes one case without groups")
     jax.config.update("jax_enable_x64", arguments.dtype == "float64")
@@ -213,6 +216,11 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
         record = inside.compare_inside(layers, rounds) | {"random": arguments.random, "seed": arguments.seed}
         print(inside.inside_report(record))
         wrong = inside.inside_mismatches(record, accuracy)
+    elif arguments.accelerate:
+        record = accelerate.compare_accelerated(layers if arguments.random else None, rounds)
+        record |= {"random": arguments.random, "seed": arguments.seed}
+        print(accelerate.accelerated_report(record))
+        wrong = accelerate.accelerated_mismatches(record)
     elif arguments.layouts:
         record = variants.compare_layouts(layers, dtype, modes, rounds)
         print(variants.layouts_report(record, modes))

@@ -5,6 +5,7 @@ The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`,
 """
 
 from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
+from jaxdeconv._accelerate import Acceleration, accelerate
 from jaxdeconv._canonicalize import defaults
 from jaxdeconv._convert import convert_filters
 from jaxdeconv._explain import Explanation, explain
@@ -14,10 +15,12 @@ from jaxdeconv.tf import conv1d_transpose, conv2d_transpose, conv3d_transpose, c
 
 __version__ = "0.1.0"
 __all__ = [
+    "Acceleration",
     "Explanation",
     "FilterLayout",
     "Implementation",
     "__version__",
+    "accelerate",
     "conv1d_transpose",
     "conv2d_transpose",
     "conv3d_transpose",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, get_args
@@ -11,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdeconv._contractions import Options, accumulated, choices_of, form_of, sizes_of, tf_shape
-from jaxdeconv._derivatives import bilinear, transpose
+from jaxdeconv._contractions import OPERANDS, Options, accumulated, choices_of, form_of, sizes_of, tf_shape
+from jaxdeconv._derivatives import bilinear, contraction
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import UNABLE, Contraction, Implementation, Platform
 from jaxdeconv._lowerings._interior import interior
@@ -34,14 +35,21 @@ def biased(y: jax.Array, bias: jax.Array | None, axis: int) -> jax.Array:
     return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(dtype)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
-def _run(x: jax.Array, w: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str) -> jax.Array:
+OWN = "jaxdeconv_"
+"""What the names of jitted functions of this package begin with, by which a program that calls it is known."""
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5, 6))
+def jaxdeconv_call(
+    target: str, first: jax.Array, second: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str
+) -> jax.Array:
     with jax.named_scope(options.name):
         # A custom_vjp rule must return cotangents that vary as its arguments do. F(x, g) varies with x, and so must w.
-        x, w = varying_as(x, w), varying_as(w, x)
-        form = form_of(x, w, geometry, options, layout)
+        first, second = varying_as(first, second), varying_as(second, first)
+        operands = dict(zip(OPERANDS[target], (first, second), strict=True))
+        form = form_of(operands, geometry, options, layout)
         # Not separable in forward mode, where it can be given to `jax.linear_transpose`.
-        y = bilinear("y", False, {"x": x, "w": w}, form) if options.forward_mode else transpose(x, w, form)
+        y = bilinear(target, False, operands, form) if options.forward_mode else contraction(target, first, second, form)
         return biased(y, None if bias is None else bias.astype(y.dtype), geometry.channel_axis)
 
 
@@ -73,8 +81,8 @@ def _check_able(call: Call) -> None:
     """Raises if the named implementation, if one is, cannot compute the op or one of its gradients."""
     if (name := call.options.implementation) is None:
         return
-    for contraction in get_args(Contraction):
-        if (reason := UNABLE[name](contraction, call.sizes)) is not None:
+    for kind in get_args(Contraction):
+        if (reason := UNABLE[name](kind, call.sizes)) is not None:
             rule = f"implementation must be able to compute this, and {name!r} {reason}"
             raise ValueError(f"{call.options.function}: {rule}, got implementation={name!r}; pass None to have it chosen")
 
@@ -87,8 +95,7 @@ def conv_transpose(
     w has the layout that is named. All of it is jitted, with static geometry, because an eager call of a custom_vjp costs 100 times a
     cached jitted one.
     """
-    if found := axes(x, w, geometry.spatial_axes, layout):
-        options = options._replace(axes=found)
+    options = options._replace(axes=axes({"x": x, "w": w}, geometry.spatial_axes, layout))
     recorded = calls.get()
     if recorded is not None or options.implementation is not None:  # else not worth the microseconds
         filter_shape = tf_shape(w, geometry, layout)
@@ -96,8 +103,21 @@ def conv_transpose(
         _check_able(call)
         if recorded is not None:
             recorded.append(call)
+    return _run("y", x, w, bias, geometry, options, layout)
+
+
+def contract(target: str, operands: Mapping[str, jax.Array], geometry: Geometry, options: Options, layout: str = "tf") -> jax.Array:
+    """The array that is missing of x, w and y, of the dtype in the options, as `conv_transpose` gives y."""
+    options = options._replace(axes=axes(operands, geometry.spatial_axes, layout))
+    first, second = (operands[name] for name in OPERANDS[target])
+    return _run(target, first, second, None, geometry, options, layout)
+
+
+def _run(
+    target: str, first: jax.Array, second: jax.Array, bias: jax.Array | None, geometry: Geometry, options: Options, layout: str
+) -> jax.Array:
     try:
-        result: jax.Array = _run(x, w, bias, geometry, options, layout)
+        result: jax.Array = jaxdeconv_call(target, first, second, bias, geometry, options, layout)
     except (TypeError, NotImplementedError) as error:
         if not options.forward_mode and re.search("forward-mode|custom_lin", str(error)):
             error.add_note(f"{options.function}: {_ADVICE}")

@@ -243,8 +243,8 @@ def options(
                 "pass None, 'default', 'high', 'highest', a jax.lax.Precision, or a pair of these for input and filters",
             )
     dtype = x.dtype if preferred_element_type is None else _result_dtype(function, x, preferred_element_type)
-    how = _how(function, implementation, forward_mode)
-    return Options(function, name, dtype, precision, how.implementation, bool(how.forward_mode))
+    held = how(function, implementation, forward_mode)
+    return Options(function, name, dtype, precision, held.implementation, bool(held.forward_mode))
 
 
 class _How(NamedTuple):
@@ -258,7 +258,7 @@ _NOTHING_SET = _How(None, None)
 _HOW: ContextVar[_How] = ContextVar("defaults", default=_NOTHING_SET)
 
 
-def _how(function: str, implementation: Any, forward_mode: Any) -> _How:
+def how(function: str, implementation: Any, forward_mode: Any) -> _How:
     """Both as given, or as `defaults` says where they are None."""
     if implementation is not None:
         choice(function, "implementation", implementation, (None, *get_args(Implementation)), "pass None to have it chosen")
@@ -299,7 +299,7 @@ def defaults(*, implementation: Implementation | None = None, forward_mode: bool
         >>> y_dot.shape
         (1, 16, 2)
     """
-    token = _HOW.set(_how("defaults", implementation, forward_mode))
+    token = _HOW.set(how("defaults", implementation, forward_mode))
     try:
         yield
     finally:

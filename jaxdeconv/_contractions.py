@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdeconv._filters import LAYOUTS, positions, to_tf
+from jaxdeconv._filters import LAYOUTS, from_tf, positions, to_tf
 from jaxdeconv._geometry import Geometry, Interior
 from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
 from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes
-from jaxdeconv._select import select
+from jaxdeconv._select import select, select_ordinary
 
 _TYPICAL = 1024
 CONVOLUTIONS: tuple[Implementation, ...] = ("dilated", "polyphase")
@@ -41,6 +41,7 @@ class Options(NamedTuple):
     implementation: Implementation | None = None
     forward_mode: bool | None = None
     axes: int = 0  # of a mesh, over which the operands may be cut: `_partitioning.axes`
+    ordinary: bool = False  # a convolution of any network, and its gradients: `select_ordinary`
 
 
 class Array(NamedTuple):
@@ -68,23 +69,45 @@ def tf_shape(w: jax.Array, geometry: Geometry, layout: str) -> tuple[int, ...]:
     return jax.eval_shape(lambda w: to_tf(w, layout, geometry.groups), w).shape if layout != "tf" else w.shape
 
 
-def _entries_of_result(x: jax.Array, w: jax.Array, geometry: Geometry, layout: str) -> list[Any]:
-    """How y is sharded by explicit axes: as x, but its channels as those of w, or for groups as those of x where these are whole."""
-    of_y, channels = entries(x), geometry.channel_axis
+def _entries_of_activations(like: jax.Array, w: jax.Array, geometry: Geometry, layout: str, channels: str) -> list[Any]:
+    """How y is sharded by explicit axes: as x, but its channels as those of w, or for groups as those of x where these are whole.
+
+    Or x by y. `channels` names those of the result in a filter.
+    """
+    found, axis = entries(like), geometry.channel_axis
     if geometry.groups == 1:
-        (out,) = positions(LAYOUTS[layout], w.ndim)["out"]
-        of_y[channels] = entries(w)[out]
-    elif geometry.groups % math.prod(jax.typeof(x).sharding.mesh.shape[name] for name in names(of_y[channels])):
-        of_y[channels] = None
-    return of_y
+        (of_w,) = positions(LAYOUTS[layout], w.ndim)[channels]
+        found[axis] = entries(w)[of_w]
+    elif geometry.groups % math.prod(jax.typeof(like).sharding.mesh.shape[name] for name in names(found[axis])):
+        found[axis] = None
+    return found
 
 
-def form_of(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options, layout: str) -> Form:
-    """The form of T(x, w)."""
-    filter_shape = tf_shape(w, geometry, layout)
-    y = Array(geometry.output_shape(x.shape, filter_shape), options.dtype, tuple(_entries_of_result(x, w, geometry, layout)))
-    of_x, of_w = (Array(a.shape, a.dtype, tuple(entries(a))) for a in (x, w))
-    return Form(geometry, options, layout, filter_shape, of_x, of_w, y)
+def shapes_of(shapes: Mapping[str, tuple[Any, ...]], geometry: Geometry) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[Any, ...]]:
+    """The shapes of x, w and y, of w in TensorFlow's layout, from those of two of them."""
+    axis = geometry.channel_axis
+    if "x" not in shapes:
+        x = geometry.input_shape(shapes["y"], shapes["w"])
+        return x, shapes["w"], shapes["y"]
+    x = shapes["x"]
+    w = shapes.get("w") or (*geometry.kernel, shapes["y"][axis] // geometry.groups, x[axis])
+    return x, w, geometry.output_shape(x, w)
+
+
+def form_of(operands: Mapping[str, jax.Array], geometry: Geometry, options: Options, layout: str) -> Form:
+    """The form of the contraction of two of x, w and y, whose result has the dtype of the options."""
+    (target,) = CONTRACTIONS.keys() - operands.keys()
+    shapes = {name: tf_shape(a, geometry, layout) if name == "w" else a.shape for name, a in operands.items()}
+    x, filter_shape, y = shapes_of(shapes, geometry)
+    if target == "w":
+        stored = jax.eval_shape(lambda: from_tf(jnp.zeros(filter_shape, options.dtype), layout, geometry.groups)).shape
+        wanted = Array(stored, options.dtype, (None,) * len(stored))
+    else:
+        like, channels = ("x", "out") if target == "y" else ("y", "in")
+        of_result = _entries_of_activations(operands[like], operands["w"], geometry, layout, channels)
+        wanted = Array(y if target == "y" else x, options.dtype, tuple(of_result))
+    arrays = {name: Array(a.shape, a.dtype, tuple(entries(a))) for name, a in operands.items()} | {target: wanted}
+    return Form(geometry, options, layout, filter_shape, **arrays)
 
 
 def accumulated(dtype: Any) -> np.dtype[Any]:
@@ -105,8 +128,13 @@ def sizes_of(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geome
 
 def choices_of(contraction: Contraction, sizes: Sizes, options: Options) -> dict[Platform, Implementation]:
     """The lowering on each platform."""
-    named = options.implementation
-    return {platform: named or select(contraction, sizes, platform, options.axes) for platform in get_args(Platform)}
+
+    def chosen(platform: Platform) -> Implementation:
+        if options.ordinary:
+            return select_ordinary(contraction, sizes, platform)
+        return select(contraction, sizes, platform, options.axes)
+
+    return {platform: options.implementation or chosen(platform) for platform in get_args(Platform)}
 
 
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -160,11 +188,16 @@ def _per_platform(
     return run
 
 
-def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] = (False, False)) -> Binary:
-    """`together`, but `batched` under a `jax.vmap` over both operands; the two agree.
+def _apart(
+    together: Binary,
+    batched: Binary,
+    folded: Callable[[int], Binary] | None = None,
+    mapped_before: tuple[bool, bool] = (False, False),
+) -> Binary:
+    """`together`, but `batched` under a `jax.vmap` over both operands, and `folded(axis_size)` under one over the first; all agree.
 
-    Of a convolution, JAX makes there one with a group for each element of the batch. XLA computes it naively on CPU, stuffs zeros for
-    cuDNN, and estimates twice the cycles on TPU; of a matrix product it makes matrix products.
+    Of a convolution, JAX makes under one over both a convolution with a group for each element of the batch. XLA computes it naively
+    on CPU, stuffs zeros for cuDNN, and estimates twice the cycles on TPU; of a matrix product it makes matrix products.
     """
 
     @jax.custom_batching.custom_vmap
@@ -173,15 +206,30 @@ def _apart(together: Binary, batched: Binary, mapped_before: tuple[bool, bool] =
 
     @apart.def_vmap
     def _(axis_size: int, in_batched: list[bool], lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, bool]:
-        del axis_size
         axes = tuple(0 if mapped_now else None for mapped_now in in_batched)
         both = in_batched[0] or mapped_before[0], in_batched[1] or mapped_before[1]
         if all(both):
             return jax.vmap(batched, axes)(lhs, rhs), True
-        return _apart(jax.vmap(together, axes), jax.vmap(batched, axes), both)(lhs, rhs), True
+        if folded is not None and in_batched[0]:
+            return folded(axis_size)(lhs, rhs), True
+        return _apart(jax.vmap(together, axes), jax.vmap(batched, axes), None, both)(lhs, rhs), True
 
     result: Binary = apart
     return result
+
+
+def _folded(target: str, form: Form, axis_size: int) -> Binary:
+    """x or y of a mapped y or x, and one filter: mapped elements are more of the batch, and the choice sees so many."""
+
+    def widened(array: Array) -> Array:
+        return array._replace(shape=(axis_size * array.shape[0], *array.shape[1:]))
+
+    def run(lhs: jax.Array, w: jax.Array) -> jax.Array:
+        first, wide = OPERANDS[target][0], form._replace(x=widened(form.x), y=widened(form.y))
+        result = contract(target, {first: lhs.reshape(axis_size * lhs.shape[1], *lhs.shape[2:]), "w": w}, wide)
+        return result.reshape(axis_size, *getattr(form, target).shape)
+
+    return run
 
 
 def nothing(a: jax.Array, dtype: Any) -> jax.Array:
@@ -238,13 +286,21 @@ def contract(
     static = all(isinstance(size, int) for size in form.x.shape)
     if transposable:
         choices = _transposable(choices, contraction, sizes, options, static)
-    lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
     how = keywords, (lhs.dtype, wanted.dtype), layout, sizes if static else None, options.axes
     own_forms = not transposable or jax.__version_info__ >= (0, 10)  # before, JAX could not transpose the loops of CPU's
-    run = _per_platform(contraction, choices, *how, own_forms=own_forms)
-    convolved = [platform for platform, name in choices.items() if name in CONVOLUTIONS]
-    if separable and not options.implementation and convolved and UNABLE["matmul"](contraction, sizes) is None:
-        products = choices | dict.fromkeys(convolved, "matmul")
-        run = _apart(run, _per_platform(contraction, products, *how))
-    return restored(run(lhs, rhs).astype(wanted.dtype))
+
+    def chosen(choices: dict[Platform, Implementation]) -> Binary:
+        run = _per_platform(contraction, choices, *how, own_forms=own_forms)
+
+        def within(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
+            return restored(run(lhs, rhs).astype(wanted.dtype))
+
+        return within
+
+    run = chosen(choices)
+    if separable and not options.implementation and UNABLE["matmul"](contraction, sizes) is None:
+        products = choices | {platform: "matmul" for platform, name in choices.items() if name in CONVOLUTIONS}
+        run = _apart(run, chosen(products), None if target == "w" else partial(_folded, target, form))
+    return run(lhs, rhs)

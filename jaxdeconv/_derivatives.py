@@ -133,19 +133,21 @@ def _linear(target: str, name: str, operands: Arrays, form: Form) -> jax.Array:
     return result
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def transpose(x: jax.Array, w: jax.Array, form: Form) -> jax.Array:
-    """T(x, w) with the rule for its reverse mode written out, which is all that JAX then knows: it refuses `jax.jvp`."""
-    return bilinear("y", True, {"x": x, "w": w}, form)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def contraction(target: str, first: jax.Array, second: jax.Array, form: Form) -> jax.Array:
+    """One of the three, with the rule for its reverse mode written out, which is all that JAX then knows: it refuses `jax.jvp`."""
+    return bilinear(target, True, dict(zip(OPERANDS[target], (first, second), strict=True)), form)
 
 
-def _forward(x: jax.Array, w: jax.Array, form: Form) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _found_by_policies(bilinear("y", True, {"x": x, "w": w}, form)), (x, w)
+def _forward(target: str, first: jax.Array, second: jax.Array, form: Form) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    operands = dict(zip(OPERANDS[target], (first, second), strict=True))
+    return _found_by_policies(bilinear(target, True, operands, form)), (first, second)
 
 
-def _backward(form: Form, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, w = residuals
-    return bilinear("x", True, {"y": g, "w": w}, form), bilinear("w", True, {"x": x, "y": g}, form)
+def _backward(target: str, form: Form, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    arrays = dict(zip(OPERANDS[target], residuals, strict=True)) | {target: g}
+    p, q = (bilinear(name, True, {each: arrays[each] for each in OPERANDS[name]}, form) for name in OPERANDS[target])
+    return p, q
 
 
-transpose.defvjp(_forward, _backward)
+contraction.defvjp(_forward, _backward)

@@ -93,4 +93,4 @@ def _wrapped(y: jax.Array, axis: int, period: int, transpose_kernel: bool) -> ja
     widths = [(0, 0)] * y.ndim
     widths[axis] = (low, high) if transpose_kernel else (high, low)
     y = jnp.pad(y, widths)
-    return y.reshape(*y.shape[:axis], -1, period, *y.shape[axis + 1 :]).sum(axis)
+    return y.reshape(*y.shape[:axis], y.shape[axis] // period, period, *y.shape[axis + 1 :]).sum(axis)

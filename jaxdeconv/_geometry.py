@@ -129,6 +129,14 @@ class Geometry:
         channels = w_shape[-2] * self.groups
         return (x_shape[0], *spatial, channels) if self.channels_last else (x_shape[0], channels, *spatial)
 
+    def input_shape(self, y_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of x = C(y, w), whose every output length follows from its input size: W = (L - ke + crop_lo + crop_hi)/s + 1."""
+        spatial = tuple(
+            (y_shape[axis] - ke + lo + hi) // s + 1
+            for axis, ke, s, (lo, hi) in zip(self.spatial_axes, self.effective_kernels, self.strides, self.crops, strict=True)
+        )
+        return (y_shape[0], *spatial, w_shape[-1]) if self.channels_last else (y_shape[0], w_shape[-1], *spatial)
+
     @property
     def runs(self) -> tuple[tuple[Run, ...], ...]:
         """The runs of each dimension."""

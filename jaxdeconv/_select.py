@@ -107,3 +107,21 @@ def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int
     limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
     penalty = {name: WORTH if largest_temporary(name, contraction, sizes, platform) > limit else 1 for name in able}
     return min(able, key=lambda name: estimates[name] * penalty[name])
+
+
+SURELY = 2  # An ordinary convolution becomes something else if that would take at most one in so many of its time.
+
+
+def select_ordinary(contraction: Contraction, sizes: Sizes, platform: Platform) -> Implementation:
+    """The lowering for a convolution of any network, or a gradient of it that JAX makes a good one of: not to lose counts most.
+
+    On CPU only, and for filter gradients where estimates are near enough: in three dimensions, where XLA's convolutions are slow, and
+    of one tap, which are products.
+    """
+    if platform != "cpu" or (contraction == "filter_grad" and sizes.geometry.ndim < 3 and sizes.taps > 1):
+        return "dilated"
+    chosen = select(contraction, sizes, platform)
+    before, after = (
+        seconds(WORK[platform][name](contraction, sizes), RATES[platform], sizes.itemsize) for name in ("dilated", chosen)
+    )
+    return chosen if before >= SURELY * after or sizes.geometry.ndim > 2 else "dilated"

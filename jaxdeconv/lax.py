@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
-from jaxdeconv._call import conv_transpose as _conv_transpose
+from jaxdeconv._accelerate import accelerate
 from jaxdeconv._canonicalize import Precision, error
-from jaxdeconv._filters import LAYOUTS, positions
+from jaxdeconv._convolutions import Convolution, as_floats, channels_last, convolve
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
 from jaxdeconv._lowerings import Implementation
 
@@ -141,17 +141,87 @@ def conv_transpose(
         for axis, k, s, d, pad in zip(numbers.lhs_spec[2:], kernel, strides, dilations, pads, strict=True)
     )
 
-    # The core has two layouts: that of lhs or else of the result, if either is one of them, saves a transposition.
-    channels_last, channels_first = (0, n + 1, *range(1, n + 1)), tuple(range(n + 2))
-    core = next((spec for spec in (numbers.lhs_spec, numbers.out_spec) if spec in (channels_last, channels_first)), channels_last)
-    x = _moved(x, numbers.lhs_spec, core)
-    layout, spec = _stored(numbers.rhs_spec, groups, transpose_kernel)
-    w = _moved(w, numbers.rhs_spec, spec)
-    geometry = Geometry(kernel, strides, dilations, crops, groups, core == channels_last)
-    x, w = _as_floats(x, w, preferred_element_type)
+    x, w = as_floats(x, w, preferred_element_type)
     options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
-    y = _conv_transpose(x, w, geometry, options, layout=layout)
-    return _moved(y, core, numbers.out_spec)
+    of_x, (o, i, *taps), of_y = map(tuple, numbers)
+    of_w = (i, o, *taps) if transpose_kernel else (o, i, *taps)
+    geometry = Geometry(kernel, strides, dilations, crops, groups, channels_last(of_x, of_y))
+    return convolve(x, w, Convolution("x", "w", geometry, not transpose_kernel, (of_x, of_w, of_y)), options)
+
+
+def conv_general_dilated(
+    lhs: ArrayLike,
+    rhs: ArrayLike,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: DimensionNumbers = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    *,
+    forward_mode: bool | None = None,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, for code that calls it, where lhs_dilation makes a transposed convolution of it.
+
+    Per spatial dimension, with strides s = lhs_dilation and dilation d = rhs_dilation, and padding (lo, hi), it is
+
+        y[b, m, o] = sum over j, n, i of  rhs[j, i, o] * lhs[b, n, i]   where   n*s = m + j*d - lo
+
+    With lhs_dilation of 1 or None, what it returns is lax's own, and so it is where window_strides are not 1 as well, but for the
+    gradients that JAX makes of a transposed convolution, whose window is larger than the result: those are computed as such.
+
+    Args:
+        lhs: the input, with the axes that dimension_numbers says.
+        rhs: the filter, of the dtype of lhs.
+        window_strides: N integers.
+        padding: "SAME", "VALID" or "SAME_LOWER", without lhs_dilation, or N pairs of integers.
+        lhs_dilation: the strides of the transposed convolution; None for 1.
+        rhs_dilation: dilations of the filter; None for 1.
+        dimension_numbers: the axes of lhs, rhs and result; None for channels first.
+        feature_group_count: the number of groups.
+        batch_group_count: as for lax.
+        precision: as for lax; applies to the operation and both gradients.
+        preferred_element_type: dtype of the result; None for that of lhs.
+        forward_mode: as for `conv_transpose`.
+
+    Returns:
+        The result, as lax's, its axes as the third of dimension_numbers.
+
+    Raises:
+        TypeError, ValueError: those of lax, and for a wrong forward_mode.
+
+    Gradients:
+        As those of `conv_transpose`.
+
+    References:
+        `jax.lax.conv_general_dilated`, JAX 0.10.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxdeconv.lax import conv_general_dilated
+        >>> x, w = jnp.ones((1, 3, 8)), jnp.ones((5, 3, 4))
+        >>> conv_general_dilated(x, w, (1,), [(2, 2)], lhs_dilation=(2,)).shape
+        (1, 5, 16)
+    """
+    convolution: Callable[..., jax.Array] = partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    accelerated = accelerate(convolution, forward_mode=forward_mode)
+    spread = lhs_dilation is not None and any(each != 1 for each in lhs_dilation)
+    result: jax.Array = accelerated(lhs, rhs) if spread else convolution(lhs, rhs)
+    return result
 
 
 def _dimension_numbers(function: str, x: jax.Array, w: jax.Array, value: Any) -> lax.ConvDimensionNumbers:
@@ -175,23 +245,6 @@ def _dimension_numbers(function: str, x: jax.Array, w: jax.Array, value: Any) ->
         )
         raise error(ValueError, function, rule, "dimension_numbers", value, "pass ('NHWC', 'HWIO', 'NHWC'), for example, or None")
     return lax.ConvDimensionNumbers(*specs)
-
-
-def _stored(spec: Sequence[int], groups: int, transpose_kernel: bool) -> tuple[str, Sequence[int]]:
-    """The layout that rhs has, or the default one of lax, and the out, in and spatial axes of that in lax's words."""
-    names = ["lax", "equinox", "haiku"][: 3 if groups == 1 else 2]  # haiku's groups are along the other channels
-    for name in ["lax_transpose_kernel", "torch"] if transpose_kernel else names:
-        at = positions(LAYOUTS[name], len(spec))
-        out, inputs = ("in", "out") if transpose_kernel else ("out", "in")
-        if tuple(spec) == (*at[out], *at[inputs], *at["k"]):
-            return name, spec
-    n = len(spec) - 2
-    return "lax_transpose_kernel" if transpose_kernel else "lax", (n + 1, n, *range(n))
-
-
-def _moved(a: jax.Array, source: Sequence[int], target: Sequence[int]) -> jax.Array:
-    """Moves each axis of source to that of target."""
-    return a if source == target else jnp.moveaxis(a, source, target)
 
 
 def _groups(
@@ -266,15 +319,3 @@ def _crops(function: str, padding: object, size: int, k: int, s: int, d: int, lo
         raise error(ValueError, function, rule, "padding", padding, advice)
     length = max(padded - ke + 1, 0)
     return ke - 1 - lo, full_size(size, k, s, d) - (ke - 1 - lo) - length
-
-
-def _as_floats(x: jax.Array, w: jax.Array, preferred: Any) -> tuple[jax.Array, jax.Array]:
-    """Integers as floats, in which lax multiplies and sums them where that is the preferred type."""
-    try:
-        dtype = x.dtype if preferred is None else jax.dtypes.canonicalize_dtype(preferred)
-    except TypeError:  # for canonicalize.options to report
-        return x, w
-    if x.dtype in canonicalize.INTEGERS and dtype in canonicalize.FLOATS:
-        wide = dtype if dtype.itemsize >= 4 else jnp.float32  # to be rounded once
-        return x.astype(wide), w.astype(wide)
-    return x, w

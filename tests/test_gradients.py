@@ -43,7 +43,7 @@ def test_trilinear_identity(part):
 
     def products(case, x, w, g):
         geometry, options = geometry_of(case), _call.Options("identity", "identity", x.dtype)
-        form = _contractions.form_of(x, w, geometry, options, "tf")
+        form = _contractions.form_of({"x": x, "w": w}, geometry, options, "tf")
         y = _contractions.contract("y", {"x": x, "w": w}, form)
         dx = _contractions.contract("x", {"y": g, "w": w}, form)
         dw = _contractions.contract("w", {"x": x, "y": g}, form)

@@ -325,7 +325,8 @@ def test_empty_operands_and_results():
 def test_no_lowering_is_asked_for_a_negative_length(monkeypatch):
     shapes = []
     monkeypatch.setattr(
-        "jaxdeconv.lax._conv_transpose", lambda x, w, geometry, *_, **__: shapes.append(geometry.output_shape(x.shape, w.shape)) or x
+        "jaxdeconv._convolutions.conv_transpose",
+        lambda x, w, geometry, *_, **__: shapes.append(geometry.output_shape(x.shape, w.shape)) or x,
     )
     conv_transpose(jnp.ones((1, 1, 2)), jnp.ones((5, 2, 2)), (1,), [(0, 0)])
     assert shapes == [(1, 0, 2)]
@@ -422,7 +423,7 @@ FORM = re.compile(r"conv_transpose: .+, got \w+(\.\w+)?=.+; .+", re.DOTALL)
 
 @pytest.mark.parametrize(("changes", "kind", "message"), TABLE, ids=[f"{i}-{'-'.join(row[0])}" for i, row in enumerate(TABLE)])
 def test_rejected(changes, kind, message, monkeypatch):
-    monkeypatch.setattr("jaxdeconv.lax._conv_transpose", lambda *_, **__: pytest.fail("traced"))
+    monkeypatch.setattr("jaxdeconv._convolutions.conv_transpose", lambda *_, **__: pytest.fail("traced"))
     with pytest.raises(kind) as caught:
         conv_transpose(**VALID_CALL | changes)
     assert type(caught.value) is kind

@@ -102,6 +102,11 @@ def test_flax_causal(settings):
     np.testing.assert_allclose(layer(x), oracle.transpose(np.asarray(x), w, (3 * s,), (s,), (d,), (0,), groups) + b, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 4, 3)])
+def test_flax_circular_of_an_empty_batch(shape):
+    assert _nnx(3, 2, 4, 2, padding="CIRCULAR")(array(*shape)).shape == (*shape[:-2], 8, 2)
+
+
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 def test_flax_groups_and_output_padding(transpose_kernel):
     bias_init = jax.nn.initializers.normal()

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in which `benchmarks` is this file
 
-from benchmarks import estimates, inside
+from benchmarks import accelerate, estimates, inside
 from benchmarks.compare import OURS, ratios
 from benchmarks.layers import LAYERS, QUICK
 from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS
@@ -59,6 +59,8 @@ def kind(record: Record) -> str:
         return "estimates"
     if "inside" in record:
         return "inside random" if record["random"] else "inside"
+    if "accelerate" in record:
+        return "accelerate random" if record["random"] else "accelerate"
     if "sweeps" in record:
         return "scaling"
     case = record["cases"][0]
@@ -216,6 +218,10 @@ def inside_programs(record: Record, source: str) -> str:
     return f"{inside.inside_report(record)}\n\n{environment(record, source)}"
 
 
+def accelerated(record: Record, source: str) -> str:
+    return f"{accelerate.accelerated_report(record)}\n\n{environment(record, source)}"
+
+
 def estimated(record: Record, source: str) -> str:
     found = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
@@ -237,6 +243,8 @@ FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
     "layouts": ("layouts", layouts),
     "inside": ("inside", inside_programs),
     "inside-random": ("inside random", inside_programs),
+    "accelerated": ("accelerate", accelerated),
+    "accelerated-random": ("accelerate random", accelerated),
     "tpu": ("estimates", estimated),
 }
 """By name: the kind of record, and the Markdown that is made of one."""

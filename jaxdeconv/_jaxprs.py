@@ -1,0 +1,94 @@
+"""JAX's programs as values: the few things that differ between its versions, and what is found inside of one. All of it public JAX.
+
+Until jax 0.11 a `ClosedJaxpr` holds a `Jaxpr` and its constants; from 0.12 on a `Jaxpr` holds its own, and there is one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import jax
+from jax.extend import linear_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+
+Edit: TypeAlias = Callable[[Any], Any]
+"""Of a program without its constants; itself where nothing is to change."""
+JAXPRS = (Jaxpr, ClosedJaxpr)
+
+
+def edited(program: Any, edit: Edit) -> Any:
+    """A program, with its constants or without."""
+    if isinstance(program, Jaxpr):
+        return edit(program)
+    inner = edit(program.jaxpr)
+    return program if inner is program.jaxpr else program.replace(jaxpr=inner)
+
+
+def edited_parameters(parameters: dict[str, Any], edit: Edit) -> dict[str, Any]:
+    """The parameters of an equation, with every program among them, or in lists and tuples of them, edited."""
+    return {name: _edited_value(value, edit) for name, value in parameters.items()}
+
+
+def _edited_value(value: Any, edit: Edit) -> Any:
+    if isinstance(value, JAXPRS):
+        return edited(value, edit)
+    if type(value) in (list, tuple) or hasattr(value, "_fields"):
+        found = [_edited_value(each, edit) for each in value]
+        if all(new is old for new, old in zip(found, value, strict=True)):
+            return value
+        return type(value)(*found) if hasattr(value, "_fields") else type(value)(found)
+    return value
+
+
+def programs(parameters: dict[str, Any]) -> Iterator[Any]:
+    """Every program among the parameters of an equation."""
+
+    def seen(program: Any) -> Any:
+        found.append(program)
+        return program
+
+    found: list[Any] = []
+    edited_parameters(parameters, seen)
+    yield from found
+
+
+# Parameters of custom_jvp and custom_vjp functions in which JAX keeps their rules. The first two are traced when they are used.
+TANGENT_RULE, FORWARD_RULE, BACKWARD_RULE = "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"
+# Primitives whose programs are linear maps, which JAX differentiates and transposes.
+LINEAR = ("custom_linear_solve", "linear_call", "custom_transpose_call")
+
+
+@linear_util.transformation2  # type: ignore[untyped-decorator]
+def edited_rule(trace: Callable[..., tuple[Any, ...]], edit: Edit, *zeros: Any) -> tuple[Any, ...]:
+    """A rule that is traced later, edited then."""
+    program, *rest = trace(*zeros)
+    return (edited(program, edit), *rest)
+
+
+@linear_util.transformation2  # type: ignore[untyped-decorator]
+def replaced_rule(rule: Callable[..., Any], replace: Callable[[Callable[..., Any]], Callable[..., Any]], *arguments: Any) -> Any:
+    """A rule that is called later, replaced then."""
+    return replace(rule)(*arguments)
+
+
+def edited_shard_map(equation: Any, edit: Edit) -> dict[str, Any]:
+    """The parameters of an equation of `jax.shard_map`, edited while one is traced: only there do types say what they vary along."""
+    parameters = equation.params
+    axes = next(parameters[name] for name in ("newly_manual_axes", "manual_axes") if name in parameters)  # as before jax 0.10
+    found: list[dict[str, Any]] = []
+
+    def body(*arrays: Any) -> Any:
+        found.append(edited_parameters(parameters, edit))
+        return jaxpr_as_fun(ClosedJaxpr(parameters["jaxpr"], ()))(*arrays)
+
+    mapped = jax.shard_map(
+        body,
+        mesh=parameters["mesh"],
+        in_specs=parameters["in_specs"],
+        out_specs=list(parameters["out_specs"]),
+        axis_names=axes,
+        check_vma=parameters["check_vma"],
+    )
+    jax.make_jaxpr(mapped)(*(atom.aval for atom in equation.invars))
+    return found[0]
