@@ -292,9 +292,11 @@ def contract(
 
     def chosen(choices: dict[Platform, Implementation]) -> Binary:
         run = _per_platform(contraction, choices, *how, own_forms=own_forms)
+        # What JAX transposes it may not pass over: that would have a negative padding.
+        strided = separable and set(choices.values()) == {"dilated"}
 
         def within(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-            lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout)
+            lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout, strided)
             return restored(run(lhs, rhs).astype(wanted.dtype))
 
         return within

@@ -229,6 +229,15 @@ def test_ordinary_convolutions_are_convolutions_on_accelerators():
     assert len(rows) == 3
 
 
+def test_what_a_stride_passes_over_is_not_cut_off():
+    """The last of 8 samples, of a window of one tap and stride 2: a copy of the input, otherwise."""
+    op = lambda x, w: lax.conv_general_dilated(x, w, (2,), "SAME", dimension_numbers=LAYOUTS[1][0])  # noqa: E731
+    x, w = array(2, 64, 32, dtype="float32"), array(1, 32, 64, dtype="float32")
+    close(accelerate(op)(x, w), op(x, w), 1e-5)
+    assert set(accelerate(op).explain(x, w).rows[0].lowerings.values()) == {"dilated"}
+    assert " slice[" not in str(jax.make_jaxpr(accelerate(op))(x, w))
+
+
 def test_every_convolution_of_a_loop_is_in_order():
     def step(weights, x):
         def loss(weights):

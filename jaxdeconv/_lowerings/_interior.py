@@ -24,13 +24,19 @@ def interior(geometry: Geometry, x_shape: tuple[Any, ...]) -> Interior | None:
 
 
 def cut(
-    contraction: Contraction, lhs: jax.Array, rhs: jax.Array, inside: Interior, layout: str = "tf"
+    contraction: Contraction, lhs: jax.Array, rhs: jax.Array, inside: Interior, layout: str = "tf", strided: bool = False
 ) -> tuple[jax.Array, jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Both operands of the contraction inside, and how to bring its result to the size of that of the whole."""
+    """Both operands of the contraction inside, and how to bring its result to the size of that of the whole.
+
+    If it is to be a `strided` convolution, outputs that are fewer than a stride, which it passes over, stay.
+    """
     spatial, stored = inside.geometry.spatial_axes, LAYOUTS[layout]
     of_filter = tuple(positions(stored, len(spatial) + 2)["k"])
     taps = tuple((hi, lo) for lo, hi in inside.taps) if stored.flipped else inside.taps
-    x, w, y = (spatial, inside.inputs), (of_filter, taps), (spatial, inside.outputs)
+    outputs = inside.outputs
+    if strided and contraction == "input_grad":
+        outputs = tuple((lo, hi if hi >= s else 0) for (lo, hi), s in zip(outputs, inside.geometry.strides, strict=True))
+    x, w, y = (spatial, inside.inputs), (of_filter, taps), (spatial, outputs)
     of_lhs, of_rhs, of_result = {"transpose": (x, w, y), "input_grad": (y, w, x), "filter_grad": (x, y, w)}[contraction]
 
     def restored(result: jax.Array) -> jax.Array:
