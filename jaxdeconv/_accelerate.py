@@ -10,6 +10,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, NamedTuple, TypeVar, overload
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -111,7 +112,12 @@ class Looked:
 
 @dataclasses.dataclass(frozen=True)
 class Acceleration:
-    """What `accelerate` does to a function, a row for each convolution that it looked at. `str()` of it is for reading."""
+    """What `accelerate` does to a function, a row for each convolution that it looked at. `str()` of it is for reading.
+
+    Fields of a row: name_stack and source, where it is; contraction, "transpose", "input_grad" or "filter_grad", None if it is none;
+    dtype, and the shapes lhs, rhs and result; window, lax's arguments; lowerings, what computes it afterwards on each platform, empty
+    where it was left to lax; and reason, why it was left.
+    """
 
     rows: tuple[Looked, ...]
 
@@ -211,11 +217,14 @@ class _Equations:
     def replaced(self, equation: Any) -> Any:
         if equation.primitive is conv_general_dilated_p:
             return self.convolution(equation)
-        if (found := spread(equation, self.spread.get)) is not None:
+        if (found := spread(equation, self.spread_of)) is not None:
             self.spread[equation.outvars[0]] = found
         elif equation.primitive.name == "slice" and (used := skipped(equation, self.producer)) is not None:
             return self.strided(equation, used)
         return self.editor.nested(equation)
+
+    def spread_of(self, atom: Any) -> Spread | None:
+        return None if isinstance(atom, Literal) else self.spread.get(atom)
 
     def producer(self, atom: Any) -> Any:
         """What makes a variable that is used once."""
@@ -223,7 +232,7 @@ class _Equations:
 
     def convolution(self, equation: Any) -> Any:
         lhs, rhs = equation.invars
-        if (found := self.spread.get(lhs)) is not None and (parameters := _spread_inside(equation.params, found.edges)) is not None:
+        if (found := self.spread_of(lhs)) is not None and (parameters := _spread_inside(equation.params, found.edges)) is not None:
             shape = [found.edges[axis].size if axis in found.edges else size for axis, size in enumerate(lhs.aval.shape)]
             new = self.computed(equation, equation, (found.source, rhs), tuple(shape), parameters, before=found.moves)
             if new is not equation:
@@ -235,7 +244,7 @@ class _Equations:
         """Instead of a slice, a strided convolution."""
         convolution = used.source
         parameters = _skipped_inside(convolution.params, used.edges)
-        if parameters is None or convolution.invars[0] in self.spread:
+        if parameters is None or self.spread_of(convolution.invars[0]) is not None:
             return equation
         new = self.computed(convolution, equation, convolution.invars, convolution.invars[0].aval.shape, parameters, after=used)
         if new is not equation:
@@ -340,14 +349,13 @@ def _traced(f: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[An
             given[place] = array
         positional, named = jax.tree.unflatten(structure, given)
         outputs, treedef = jax.tree.flatten(f(*positional, **named))
-        results[:] = outputs, treedef, [place for place, leaf in enumerate(outputs) if _is_array(leaf)]
-        return [outputs[place] for place in results[2]]
+        returned = [place for place, leaf in enumerate(outputs) if _is_array(leaf)]
+        results[:] = [None if _is_array(leaf) else leaf for leaf in outputs], treedef, returned  # no tracer outlives the trace
+        return [outputs[place] for place in returned]
 
     arrays = [leaves[place] for place in places]
     program = jax.make_jaxpr(flat)(*arrays)
     outputs, treedef, returned = results
-    for place in returned:
-        outputs[place] = None  # not to hold a tracer
 
     def restored(arrays: list[Any]) -> Any:
         given = list(outputs)
@@ -426,7 +434,7 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
             TypeError, name, "function must be callable", "function", function, "pass a function of jax arrays, as jax.jit takes"
         )
     canonicalize.how(name, None, forward_mode)
-    if function in _accelerated:
+    if isinstance(function, FunctionType) and function in _accelerated:  # other callables may have no hash
         return function
 
     def editor(rows: list[Looked] | None = None) -> _Editor:

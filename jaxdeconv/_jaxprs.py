@@ -13,16 +13,8 @@ from jax.extend import linear_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 Edit: TypeAlias = Callable[[Any], Any]
-"""Of a program without its constants; itself where nothing is to change."""
+"""Of a program, with its constants or without; itself where nothing is to change."""
 JAXPRS = (Jaxpr, ClosedJaxpr)
-
-
-def edited(program: Any, edit: Edit) -> Any:
-    """A program, with its constants or without."""
-    if isinstance(program, Jaxpr):
-        return edit(program)
-    inner = edit(program.jaxpr)
-    return program if inner is program.jaxpr else program.replace(jaxpr=inner)
 
 
 def edited_parameters(parameters: dict[str, Any], edit: Edit) -> dict[str, Any]:
@@ -32,7 +24,7 @@ def edited_parameters(parameters: dict[str, Any], edit: Edit) -> dict[str, Any]:
 
 def _edited_value(value: Any, edit: Edit) -> Any:
     if isinstance(value, JAXPRS):
-        return edited(value, edit)
+        return edit(value)
     if type(value) in (list, tuple) or hasattr(value, "_fields"):
         found = [_edited_value(each, edit) for each in value]
         if all(new is old for new, old in zip(found, value, strict=True)):
@@ -63,7 +55,7 @@ LINEAR = ("custom_linear_solve", "linear_call", "custom_transpose_call")
 def edited_rule(trace: Callable[..., tuple[Any, ...]], edit: Edit, *zeros: Any) -> tuple[Any, ...]:
     """A rule that is traced later, edited then."""
     program, *rest = trace(*zeros)
-    return (edited(program, edit), *rest)
+    return (edit(program), *rest)
 
 
 @linear_util.transformation2  # type: ignore[untyped-decorator]
