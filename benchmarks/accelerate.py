@@ -14,24 +14,18 @@ from jax import lax
 
 import jaxdeconv
 from benchmarks.compare import progress
+from benchmarks.inside import STEPS, difference
 from benchmarks.layers import Layer
 from benchmarks.peers import lax_transposed
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
 from benchmarks.timing import alternate, medians
 
-STEPS = 4  # of a scan
 TOLERANCE = 1e-3  # of the largest value, after a step
 Function = Callable[..., Any]
 
 
 def scanned(step: Function) -> Function:
     return lambda state, x: lax.scan(lambda state, _: step(state, x), state, None, length=STEPS)
-
-
-def difference(expected: Any, actual: Any) -> float:
-    """Of the largest value."""
-    pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True)
-    return max(float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-30)) for a, b in pairs)
 
 
 def measured(programs: dict[str, tuple[Function, tuple[Any, ...]]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:

@@ -166,7 +166,7 @@ def _measured(kind: str, layer: Layer, rounds: int) -> dict[str, Any]:
             results[name] = jax.block_until_ready(compiled(x, w))
             callables[f"{title}|{name}"] = lambda compiled=compiled: jax.block_until_ready(compiled(x, w))
         expected = results.pop("lax")
-        row["difference"] = max(_difference(expected, each) for each in results.values())
+        row["difference"] = max(difference(expected, each) for each in results.values())
         programs[title] = row
     for key, seconds in medians(alternate(callables, rounds)).items():
         title, name = key.split("|")
@@ -174,7 +174,7 @@ def _measured(kind: str, layer: Layer, rounds: int) -> dict[str, Any]:
     return {"layer": layer._asdict(), "programs": programs}
 
 
-def _difference(expected: Any, actual: Any) -> float:
+def difference(expected: Any, actual: Any) -> float:
     """Of the largest value."""
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True)
     return max(float(np.max(np.abs(a - b)) / (np.max(np.abs(a)) + 1e-30)) for a, b in pairs)

@@ -77,7 +77,7 @@ calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
 """Where explain() has set a list, every call is added to it."""
 
 
-def _check_able(call: Call) -> None:
+def check_able(call: Call) -> None:
     """Raises if the named implementation, if one is, cannot compute the op or one of its gradients."""
     if (name := call.options.implementation) is None:
         return
@@ -95,20 +95,22 @@ def conv_transpose(
     w has the layout that is named. All of it is jitted, with static geometry, because an eager call of a custom_vjp costs 100 times a
     cached jitted one.
     """
-    options = options._replace(axes=axes({"x": x, "w": w}, geometry.spatial_axes, layout))
+    if found := axes({"x": jax.typeof(x), "w": jax.typeof(w)}, geometry.spatial_axes, layout):
+        options = options._replace(axes=found)
     recorded = calls.get()
     if recorded is not None or options.implementation is not None:  # else not worth the microseconds
         filter_shape = tf_shape(w, geometry, layout)
         call = Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options)
-        _check_able(call)
+        check_able(call)
         if recorded is not None:
             recorded.append(call)
     return _run("y", x, w, bias, geometry, options, layout)
 
 
-def contract(target: str, operands: Mapping[str, jax.Array], geometry: Geometry, options: Options, layout: str = "tf") -> jax.Array:
-    """The array that is missing of x, w and y, of the dtype in the options, as `conv_transpose` gives y."""
-    options = options._replace(axes=axes(operands, geometry.spatial_axes, layout))
+def gradient(target: str, operands: Mapping[str, jax.Array], geometry: Geometry, options: Options, layout: str) -> jax.Array:
+    """x or w from the other two of x, w and y, of the dtype in the options, as `conv_transpose` gives y."""
+    if found := axes({name: jax.typeof(a) for name, a in operands.items()}, geometry.spatial_axes, layout):
+        options = options._replace(axes=found)
     first, second = (operands[name] for name in OPERANDS[target])
     return _run(target, first, second, None, geometry, options, layout)
 
@@ -119,7 +121,12 @@ def _run(
     try:
         result: jax.Array = jaxdeconv_call(target, first, second, bias, geometry, options, layout)
     except (TypeError, NotImplementedError) as error:
-        if not options.forward_mode and re.search("forward-mode|custom_lin", str(error)):
-            error.add_note(f"{options.function}: {_ADVICE}")
+        advise(error, options.function, options.forward_mode)
         raise
     return result
+
+
+def advise(error: Exception, function: str, forward_mode: bool | None) -> None:
+    """Notes on JAX's refusal of forward mode how to allow it."""
+    if not forward_mode and re.search("forward-mode|custom_lin", str(error)):
+        error.add_note(f"{function}: {_ADVICE}")

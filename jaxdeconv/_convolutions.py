@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv import _canonicalize as canonicalize
-from jaxdeconv._call import Call, contract, conv_transpose
+from jaxdeconv._call import Call, check_able, conv_transpose, gradient
 from jaxdeconv._contractions import CONTRACTIONS, Options, shapes_of
 from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
@@ -70,10 +70,10 @@ class Convolution(NamedTuple):
     def shapes(self, lhs: Sequence[Any], rhs: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[int, ...], tuple[Any, ...]]:
         """Of x, w, in TensorFlow's layout, and y, channels as the geometry has them."""
         core, given = _core(self.geometry), {}
-        for name, shape, axis in zip((self.lhs, self.rhs), (lhs, rhs), self.stacked or (0, 0), strict=False):
+        for name, shape, axis in zip((self.lhs, self.rhs), (lhs, rhs), self.stacked[:2], strict=True):
             sizes = list(shape)
             sizes[axis] //= self.stack
-            out_or_batch, in_or_channels, *rest = (sizes[each] for each in self._axes(name))
+            out_or_batch, in_or_channels, *rest = (sizes[each] for each in self.axes_of(name))
             if name == "w":
                 groups = self.geometry.groups
                 pair = (out_or_batch // groups, in_or_channels * groups) if self.flipped else (out_or_batch, in_or_channels)
@@ -83,7 +83,7 @@ class Convolution(NamedTuple):
                 given[name] = tuple(moved[position] for position in range(len(moved)))
         return shapes_of(given, self.geometry)
 
-    def _axes(self, name: str) -> Axes:
+    def axes_of(self, name: str) -> Axes:
         return self.axes["xwy".index(name)]
 
 
@@ -136,16 +136,15 @@ def convolve(lhs: jax.Array, rhs: jax.Array, convolution: Convolution, options: 
         each = partial(convolve, convolution=convolution._replace(stack=1), options=options)
         return _joined(jax.vmap(each)(_split(lhs, of_lhs, parts), _split(rhs, of_rhs, parts)), of_out)
     geometry, target = convolution.geometry, convolution.target
-    axes: Mapping[str, Axes] = dict(zip("xwy", convolution.axes, strict=True))
-    layout, spec = _stored(axes["w"], geometry.groups, convolution.flipped)
+    layout, spec = _stored(convolution.axes_of("w"), geometry.groups, convolution.flipped)
     core = {"x": _core(geometry), "w": spec, "y": _core(geometry)}
     given = {convolution.lhs: lhs, convolution.rhs: rhs}
-    operands = {name: _moved(a, axes[name], core[name]) for name, a in given.items()}
+    operands = {name: _moved(a, convolution.axes_of(name), core[name]) for name, a in given.items()}
     if target == "y":
         result = conv_transpose(operands["x"], operands["w"], geometry, options, layout=layout)
     else:
-        result = contract(target, operands, geometry, options, layout)
-    return _moved(result, core[target], axes[target])
+        result = gradient(target, operands, geometry, options, layout)
+    return _moved(result, core[target], convolution.axes_of(target))
 
 
 class UnrecognizedError(Exception):
@@ -216,16 +215,21 @@ def _crops(flipped: bool, size: Any, length: Any, k: Any, s: int, d: int, pad: t
     return lo, hi
 
 
+def _multiplied(dtype: Any, preferred: Any) -> Any:
+    """The dtype in which lax multiplies and sums: of integers whose result is to be floats, floats, to be rounded once."""
+    wanted = dtype if preferred is None else jax.dtypes.canonicalize_dtype(preferred)
+    if dtype in canonicalize.INTEGERS and wanted in canonicalize.FLOATS:
+        return wanted if wanted.itemsize >= 4 else np.dtype(np.float32)
+    return dtype
+
+
 def as_floats(x: jax.Array, w: jax.Array, preferred: Any) -> tuple[jax.Array, jax.Array]:
     """Integers as floats, in which lax multiplies and sums them where that is the preferred type."""
     try:
-        dtype = x.dtype if preferred is None else jax.dtypes.canonicalize_dtype(preferred)
+        dtype = _multiplied(x.dtype, preferred)
     except TypeError:  # for canonicalize.options to report
         return x, w
-    if x.dtype in canonicalize.INTEGERS and dtype in canonicalize.FLOATS:
-        wide = dtype if dtype.itemsize >= 4 else jnp.float32  # to be rounded once
-        return x.astype(wide), w.astype(wide)
-    return x, w
+    return (x, w) if dtype == x.dtype else (x.astype(dtype), w.astype(dtype))
 
 
 def prepared(
@@ -242,15 +246,18 @@ def prepared(
 
     Raises:
         UnrecognizedError: it is to be left as it is, and why.
+        ValueError: an implementation is named, by `defaults`, that cannot compute it.
     """
     dtypes = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *(() if convolution.target != "y" else canonicalize.INTEGERS))
     if lhs.dtype != rhs.dtype or lhs.dtype not in dtypes:
         raise UnrecognizedError(f"its operands are {lhs.dtype} and {rhs.dtype}")
     precision, preferred = parameters["precision"], parameters["preferred_element_type"]
-    like, _ = jax.eval_shape(lambda: as_floats(jnp.zeros((), lhs.dtype), jnp.zeros((), lhs.dtype), preferred))
+    like: Any = jax.ShapeDtypeStruct((), _multiplied(lhs.dtype, preferred))  # type: ignore[no-untyped-call]
     options = canonicalize.options(function, like, "conv_general_dilated", precision, preferred, implementation, forward_mode)
     geometry = convolution.geometry
-    layout, _ = _stored(convolution.axes[1], geometry.groups, convolution.flipped)
+    layout, _ = _stored(convolution.axes_of("w"), geometry.groups, convolution.flipped)
     if convolution.ordinary and mesh_axes({convolution.lhs: lhs, convolution.rhs: rhs}, geometry.spatial_axes, layout):
         raise UnrecognizedError("it may be an ordinary convolution, and what is computed rightly over a mesh may be slower")
-    return Call(*convolution.shapes(*shapes), like.dtype, geometry, options._replace(ordinary=convolution.ordinary))
+    call = Call(*convolution.shapes(*shapes), like.dtype, geometry, options._replace(ordinary=convolution.ordinary))
+    check_able(call)
+    return call

@@ -152,7 +152,7 @@ def explain(function: Callable[..., jax.Array], *arguments: Any, **keywords: Any
         calls.reset(token)
     if len(recorded) != 1:
         rule = "function must make exactly one transposed convolution of this package"
-        advice = f"it made {len(recorded)}; a function already traced by jax.jit makes none"
+        advice = f"it made {len(recorded)}; a function already traced by jax.jit makes none, one of accelerate has its own explain"
         raise error(ValueError, "explain", rule, "function", function, advice)
     return _explanation(recorded[0])
 

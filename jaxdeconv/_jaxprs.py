@@ -1,6 +1,7 @@
-"""JAX's programs as values: the few things that differ between its versions, and what is found inside of one. All of it public JAX.
+"""JAX's programs as values: of calls, and inside of others; and the few things in which they differ between its versions.
 
 Until jax 0.11 a `ClosedJaxpr` holds a `Jaxpr` and its constants; from 0.12 on a `Jaxpr` holds its own, and there is one class.
+All of it is public JAX.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import linear_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
@@ -46,9 +49,7 @@ def programs(parameters: dict[str, Any]) -> Iterator[Any]:
 
 
 # Parameters of custom_jvp and custom_vjp functions in which JAX keeps their rules. The first two are traced when they are used.
-TANGENT_RULE, FORWARD_RULE, BACKWARD_RULE = "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"
-# Primitives whose programs are linear maps, which JAX differentiates and transposes.
-LINEAR = ("custom_linear_solve", "linear_call", "custom_transpose_call")
+TANGENT_RULE, FORWARD_RULE, BACKWARD_RULE = RULES = "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd"
 
 
 @linear_util.transformation2  # type: ignore[untyped-decorator]
@@ -84,3 +85,39 @@ def edited_shard_map(equation: Any, edit: Edit) -> dict[str, Any]:
     )
     jax.make_jaxpr(mapped)(*(atom.aval for atom in equation.invars))
     return found[0]
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether JAX traces it. What has a dtype that JAX has not, or is a number of Python's, is the function's own."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind in "biufc" or (leaf.dtype.kind == "V" and jnp.issubdtype(leaf.dtype, np.number))
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+
+
+def traced(f: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, list[Any], Callable[[list[Any]], Any]]:
+    """The program of a call, the arrays that it takes, and how to make the call's result of its results."""
+    leaves, structure = jax.tree.flatten((arguments, keywords))
+    places = [place for place, leaf in enumerate(leaves) if _is_array(leaf)]
+    results: list[Any] = []
+
+    def flat(*arrays: Any) -> list[Any]:
+        given = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            given[place] = array
+        positional, named = jax.tree.unflatten(structure, given)
+        outputs, treedef = jax.tree.flatten(f(*positional, **named))
+        returned = [place for place, leaf in enumerate(outputs) if _is_array(leaf)]
+        results[:] = [None if _is_array(leaf) else leaf for leaf in outputs], treedef, returned  # no tracer outlives the trace
+        return [outputs[place] for place in returned]
+
+    arrays = [leaves[place] for place in places]
+    program = jax.make_jaxpr(flat)(*arrays)
+    outputs, treedef, returned = results
+
+    def restored(arrays: list[Any]) -> Any:
+        given = list(outputs)
+        for place, array in zip(returned, arrays, strict=True):
+            given[place] = array
+        return jax.tree.unflatten(treedef, given)
+
+    return program, arrays, restored

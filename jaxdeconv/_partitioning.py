@@ -24,21 +24,17 @@ def devices() -> int:
     return jax.device_count()
 
 
-def _type(a: Any) -> Any:
-    """Of an array, or that which is one."""
-    return jax.typeof(a) if isinstance(a, jax.Array) else a
+def axes(types: Mapping[str, Any], spatial: Sequence[int], layout: str) -> int:
+    """Over how many axes of a mesh a contraction of two of x, w and y, of these types, may be cut: 0 if it cannot be, 1, or
+    SEVERAL.
 
-
-def axes(operands: Mapping[str, Any], spatial: Sequence[int], layout: str) -> int:
-    """Over how many axes of a mesh a contraction of two of x, w and y may be cut: 0 if it cannot be, 1, or SEVERAL.
-
-    Of arrays, or of their types. Axes of `jax.shard_map` do not count.
+    Axes of `jax.shard_map` do not count.
 
     An array that was placed without a mesh, or is none yet, says nothing of what the jit around it does with it: where there is more
     than one device, it counts as SEVERAL. Explicit axes count as one if none of them cuts space, since only that goes wrong.
     """
-    meshes = jax.sharding.get_abstract_mesh(), *(_type(a).sharding.mesh for a in operands.values())
-    if all(mesh.empty for mesh in meshes):  # the usual case, in few microseconds
+    meshes = [jax.sharding.get_abstract_mesh(), *[kind.sharding.mesh for kind in types.values()]]
+    if meshes[0].empty and meshes[1].empty and meshes[2].empty:  # the usual case, in few microseconds
         return SEVERAL if devices() > 1 else 0
     kinds = [
         [kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True) if size > 1 and kind != AxisType.Manual]
@@ -47,7 +43,7 @@ def axes(operands: Mapping[str, Any], spatial: Sequence[int], layout: str) -> in
     most = max(map(len, kinds))
     if {kind for each in kinds for kind in each} == {AxisType.Explicit}:
         kernel = positions(LAYOUTS[layout], len(spatial) + 2)["k"]
-        if not any(entries(a)[axis] for name, a in operands.items() for axis in (kernel if name == "w" else spatial)):
+        if not any(_entries(kind)[axis] for name, kind in types.items() for axis in (kernel if name == "w" else spatial)):
             most = min(most, 1)
     return min(most, SEVERAL)
 
@@ -75,11 +71,15 @@ def explicit_mesh(*arrays: jax.Array) -> Any:
     return next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
 
 
-def entries(a: Any) -> list[Any]:
-    """One entry of the spec for each axis of an array, or its type."""
-    spec = _type(a).sharding.spec
+def entries(a: jax.Array) -> list[Any]:
+    """One entry of the spec for each axis of an array."""
+    return _entries(jax.typeof(a))
+
+
+def _entries(kind: Any) -> list[Any]:
+    spec = kind.sharding.spec
     partitions = list(getattr(spec, "partitions", spec))  # a name that jax 0.10 gave it
-    return partitions + [None] * (a.ndim - len(partitions))
+    return partitions + [None] * (kind.ndim - len(partitions))
 
 
 def names(entry: Any) -> tuple[str, ...]:

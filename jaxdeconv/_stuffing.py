@@ -38,6 +38,7 @@ class Spread(NamedTuple):
     """An array that is `source`, brought into place by moves, with zeros along the axes of edges."""
 
     source: Any
+    between: tuple[Any, ...]  # the variables
     moves: tuple[Move, ...]
     edges: Mapping[int, Edge]
 
@@ -46,7 +47,7 @@ class Skipped(NamedTuple):
     """An array that is `source`, a result of which edges are used, brought into place by moves."""
 
     source: Any
-    between: tuple[Any, ...]  # the equations
+    between: tuple[Any, ...]  # the variables
     moves: tuple[Move, ...]
     edges: Mapping[int, Edge]  # by axes of the source
 
@@ -121,13 +122,13 @@ def spread(equation: Any, known: Callable[[Any], Spread | None]) -> Spread | Non
         edges = {
             axis: Edge(size, inner + 1, lo, hi) for axis, (size, (lo, hi, inner)) in enumerate(rows) if (lo, hi, inner) != (0, 0, 0)
         }
-        return Spread(operand, (), edges) if any(edge.stride > 1 for edge in edges.values()) else None
+        return Spread(operand, (equation.outvars[0],), (), edges) if any(edge.stride > 1 for edge in edges.values()) else None
     if not equation.invars or isinstance(equation.invars[0], Literal) or (found := known(equation.invars[0])) is None:
         return None
     if (move := _move(equation)) is None or (places := _places(move, equation.invars[0].aval.shape, found.edges)) is None:
         return None
     smaller = _resized(move, {axis: edge.size for axis, edge in places.items()})
-    return Spread(found.source, (*found.moves, smaller), places)
+    return Spread(found.source, (*found.between, equation.outvars[0]), (*found.moves, smaller), places)
 
 
 def skipped(equation: Any, producer: Callable[[Any], Any]) -> Skipped | None:
@@ -153,10 +154,10 @@ def skipped(equation: Any, producer: Callable[[Any], Any]) -> Skipped | None:
             if lo or hi:
                 edge = edges.get(axis, Edge(shape[axis], 1, 0, 0))
                 edges[axis] = edge._replace(lo=edge.lo + lo)
-        between.append(made_by)
+        between.append(made_by.outvars[0])
         made_by = producer(made_by.invars[0])
     while made_by is not None and (move := _move(made_by)) is not None:
-        between.append(made_by)
+        between.append(made_by.outvars[0])
         moves.insert(0, (made_by.invars[0].aval.shape, move))
         made_by = producer(made_by.invars[0])
     if made_by is None or made_by.primitive is not conv_general_dilated_p:
@@ -174,3 +175,29 @@ def skipped(equation: Any, producer: Callable[[Any], Any]) -> Skipped | None:
         for (_, move), places in zip(moves, at[1:], strict=True)
     ]
     return Skipped(made_by, tuple(between), tuple(smaller), of_source)
+
+
+def spread_inside(parameters: Mapping[str, Any], edges: Mapping[int, Edge]) -> dict[str, Any] | None:
+    """A convolution that spreads and pads its operand itself; None if there is none."""
+    space = parameters["dimension_numbers"].lhs_spec[2:]
+    dilation, padding = list(parameters["lhs_dilation"]), list(parameters["padding"])
+    if not edges.keys() <= set(space):
+        return None
+    for axis, edge in edges.items():
+        dimension = space.index(axis)
+        lo, hi = padding[dimension]
+        # What is cut off and padded again is not what was there.
+        if dilation[dimension] != 1 or (edge.lo < 0 < lo) or (edge.hi < 0 < hi):
+            return None
+        dilation[dimension], padding[dimension] = edge.stride, (lo + edge.lo, hi + edge.hi)
+    return {**parameters, "lhs_dilation": tuple(dilation), "padding": tuple(padding)}
+
+
+def skipped_inside(parameters: Mapping[str, Any], edges: Mapping[int, Edge]) -> dict[str, Any] | None:
+    """A convolution that computes only what is used of its result; None if there is none."""
+    strides, padding = list(parameters["window_strides"]), list(parameters["padding"])
+    if {*strides, *parameters["lhs_dilation"]} != {1}:
+        return None
+    for dimension, axis in enumerate(parameters["dimension_numbers"].out_spec[2:]):
+        strides[dimension], padding[dimension] = edges[axis].stride, (padding[dimension][0] + edges[axis].lo, padding[dimension][1])
+    return {**parameters, "window_strides": tuple(strides), "padding": tuple(padding)}
