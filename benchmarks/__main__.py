@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="also print compile times and temporaries")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the results there")
+    parser.add_argument("--channels-first", action="store_true", help="of --lowerings: operands with channels first")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--lowerings", action="store_true", help="instead, every lowering of every contraction")
     what.add_argument(
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--scaling", action="store_true", help="instead, one layer as width, batch and channels double")
     what.add_argument("--layouts", action="store_true", help="instead, channels first against channels last")
+    what.add_argument("--torch", action="store_true", help="instead, jaxdeconv.torch against torch, both in torch's layouts")
     what.add_argument("--inside", action="store_true", help="instead, inside programs: loops, both modes, higher orders")
     what.add_argument("--accelerate", action="store_true", help="instead, small models in Flax, as they are and accelerated")
     return parser
@@ -94,7 +96,9 @@ def _layers(parser: argparse.ArgumentParser, globs: Sequence[str], quick: bool) 
 
 
 def _check_plot(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    if arguments.plot and (arguments.lowerings or arguments.check or arguments.layouts or arguments.inside or arguments.accelerate):
+    if arguments.plot and (
+        arguments.lowerings or arguments.check or arguments.layouts or arguments.torch or arguments.inside or arguments.accelerate
+    ):
         parser.error("--plot draws the plain comparison and --scaling")
     if arguments.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
@@ -200,7 +204,7 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
     """Measures and prints: the record, and the exit status."""
     dtype, modes, wrong = arguments.dtype, arguments.mode, []
     if arguments.lowerings:
-        record = lowerings.compare_lowerings(layers, dtype, rounds)
+        record = lowerings.compare_lowerings(layers, dtype, rounds, not arguments.channels_first)
         print(lowerings.report(record))
         wrong = lowerings.mismatches(record, accuracy)
     elif arguments.check:
@@ -221,9 +225,10 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
         record |= {"random": arguments.random, "seed": arguments.seed}
         print(accelerate.accelerated_report(record))
         wrong = accelerate.accelerated_mismatches(record)
-    elif arguments.layouts:
-        record = variants.compare_layouts(layers, dtype, modes, rounds)
-        print(variants.layouts_report(record, modes))
+    elif arguments.layouts or arguments.torch:
+        pair = variants.TORCH if arguments.torch else variants.LAYOUTS
+        record = variants.compare_pair(layers, pair, dtype, modes, rounds)
+        print(variants.pair_report(record, pair, modes))
         wrong = compare.mismatches(record, accuracy)
     else:
         names = _installed(arguments.peers)

@@ -11,12 +11,34 @@ import numpy as np
 import jaxdeconv
 from benchmarks.compare import TOLERANCE, difference, progress
 from benchmarks.layers import Layer
-from benchmarks.peers import operands, transposed
+from benchmarks.peers import channels_first, operands, transposed
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
 from benchmarks.timing import alternate, medians
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import candidates, unable
+from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._select import estimate
 
 CONTRACTIONS = {"T": "transpose", "C": "input_grad", "F": "filter_grad"}
 IMPLEMENTATIONS: tuple[str, ...] = get_args(jaxdeconv.Implementation)
+MIXTURE = "mixture"  # the column of the fastest name that is a form for each dimension
+
+
+def geometry_of(layer: Layer, channels_last: bool = True) -> Geometry:
+    return Geometry(layer.kernel, layer.strides, layer.dilations, layer.padding, layer.groups, channels_last)
+
+
+def names_of(layer: Layer) -> tuple[str, ...]:
+    """All lowerings that compute it differently, mixtures too."""
+    geometry = geometry_of(layer)
+    inside = geometry.interior(layer.size)
+    return candidates(geometry if inside is None else inside.geometry)
+
+
+def columns(seconds: Mapping[str, float]) -> list[float | None]:
+    """The time of each of IMPLEMENTATIONS and of the fastest mixture, None where there is none."""
+    mixtures = [found for name, found in seconds.items() if name not in IMPLEMENTATIONS]
+    return [*map(seconds.get, IMPLEMENTATIONS), min(mixtures, default=None)]
 
 
 def contraction_of(letter: str, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -28,27 +50,46 @@ def contraction_of(letter: str, function: Callable[..., jax.Array]) -> Callable[
     }[letter]
 
 
-def compare_lowerings(layers: Sequence[Layer], dtype: str, rounds: int) -> dict[str, Any]:
-    """The record: {"cases": [{"layer", "contraction", "seconds", "samples", "temporary_bytes", "differences", "chosen",
-    "regret"}, ...]}; differences are from the first."""
+def compare_lowerings(layers: Sequence[Layer], dtype: str, rounds: int, channels_last: bool = True) -> dict[str, Any]:
+    """The record: {"channels_last", "cases": [{"layer", "contraction", "seconds", "samples", "temporary_bytes", "differences",
+    "chosen", "regret"}, ...]}; differences are from the first."""
     cases = []
     for index, layer in enumerate(layers):
         start = time.perf_counter()
-        x, w, g = (jnp.asarray(each, dtype) for each in operands(layer))
-        explained = jaxdeconv.explain(transposed(layer), x, w)
+        x, w, g = operands(layer)
+        if not channels_last:
+            x, g = channels_first(x), channels_first(g)
+        x, w, g = (jnp.asarray(each, dtype) for each in (x, w, g))
+        explained = jaxdeconv.explain(transposed(layer, channels_last), x, w)
         for letter, contraction in CONTRACTIONS.items():
             chosen = explained.lowerings[contraction][jax.default_backend()]
-            cases.append(_case(layer, letter, chosen, (x, w, g), rounds))
+            cases.append(_case(layer, letter, chosen, (x, w, g), rounds, channels_last))
         progress(index, len(layers), f"{layer.name} {time.perf_counter() - start:.1f} s")
-    return {"cases": cases}
+    return {"channels_last": channels_last, "cases": cases}
 
 
-def _case(layer: Layer, letter: str, chosen: str, arguments: tuple[jax.Array, ...], rounds: int) -> dict[str, Any]:
+FAR = 20  # times the estimate of the choice, from which a lowering is not timed
+
+
+def _near(layer: Layer, contraction: str, chosen: str, dtype: Any, channels_last: bool) -> list[str]:
+    """The lowerings whose estimate is not far above that of the choice; XLA computes some by loops that take minutes."""
+    platform = jax.default_backend()
+    geometry = geometry_of(layer, channels_last)
+    sizes = Sizes(geometry, layer.batch, layer.size, layer.in_channels, layer.out_channels, dtype.itemsize)
+    names = dict.fromkeys((*names_of(layer), chosen))
+    able = [name for name in names if unable(name, contraction, sizes) is None]
+    most = FAR * estimate(chosen, contraction, sizes, platform)
+    return [name for name in able if name == chosen or estimate(name, contraction, sizes, platform) < most]
+
+
+def _case(
+    layer: Layer, letter: str, chosen: str, arguments: tuple[jax.Array, ...], rounds: int, channels_last: bool
+) -> dict[str, Any]:
     callables, temporaries, differences = {}, {}, {}
     reference = None
-    for name in IMPLEMENTATIONS:
+    for name in _near(layer, CONTRACTIONS[letter], chosen, arguments[0].dtype, channels_last):
         # A lowering that is named is refused where it cannot compute the other contractions; one that is chosen need not.
-        function = jax.jit(contraction_of(letter, transposed(layer, implementation=None if name == chosen else name)))
+        function = jax.jit(contraction_of(letter, transposed(layer, channels_last, implementation=None if name == chosen else name)))
         try:
             compiled = function.lower(*arguments).compile()
         except ValueError:  # this lowering does not do this layer
@@ -88,13 +129,13 @@ def report(record: Mapping[str, Any]) -> str:
         [
             case["layer"]["name"],
             case["contraction"],
-            *(milliseconds(case["seconds"].get(name)) for name in IMPLEMENTATIONS),
+            *map(milliseconds, columns(case["seconds"])),
             case["chosen"],
             ratio(case["regret"]),
         ]
         for case in record["cases"]
     ]
-    lines = [table(["case", "", *(f"{name} ms" for name in IMPLEMENTATIONS), "chosen", "regret"], rows), ""]
+    lines = [table(["case", "", *(f"{name} ms" for name in (*IMPLEMENTATIONS, MIXTURE)), "chosen", "regret"], rows), ""]
     for letter in CONTRACTIONS:
         regrets = {case["layer"]["name"]: case["regret"] for case in record["cases"] if case["contraction"] == letter}
         worst = max(regrets, key=regrets.__getitem__)

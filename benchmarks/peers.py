@@ -16,6 +16,7 @@ import numpy as np
 
 import jaxdeconv
 import jaxdeconv.lax
+import jaxdeconv.torch
 from benchmarks.layers import Layer
 
 MODES = ("forward", "train")
@@ -117,7 +118,7 @@ def build_jaxdeconv(layer, dtype, x, w, g):
 
 
 def build_channels_first(layer, dtype, x, w, g):
-    x, g = _first(x), _first(g)
+    x, g = channels_first(x), channels_first(g)
     return _jax_peer(transposed(layer, channels_last=False), dtype, x, w, g, lambda a: _last(_array(a)), _array)
 
 
@@ -132,8 +133,8 @@ def tf32(dtype: str) -> bool:
     return jax.default_backend() == "gpu" and dtype == "float32" and jax.config.jax_default_matmul_precision is None
 
 
-def _first(a: np.ndarray) -> np.ndarray:
-    """Channels first."""
+def channels_first(a: np.ndarray) -> np.ndarray:
+    """Of channels last."""
     return np.ascontiguousarray(np.moveaxis(a, -1, 1))
 
 
@@ -152,8 +153,38 @@ def _tf_filter(w: np.ndarray) -> np.ndarray:
     return np.moveaxis(w, (0, 1), (-1, -2))
 
 
+def _torch_window(strides, dilations, crops):
+    """padding and output_padding, and what is sliced off afterwards, as models with such layers do it; None if nothing fits."""
+    extra = [lo - hi if 0 < lo - hi < max(s, d) else 0 for (lo, hi), s, d in zip(crops, strides, dilations, strict=True)]
+    pads = [lo if op else min(lo, hi) for (lo, hi), op in zip(crops, extra, strict=True)]
+    # Each dimension now starts lo - pad too early and, where no output_padding was added, ends hi - pad too late.
+    kept = [slice(lo - p, None if op or hi == p else p - hi) for (lo, hi), p, op in zip(crops, pads, extra, strict=True)]
+    return None if any(p < 0 for p in pads) else (pads, extra, (slice(None), slice(None), *kept))
+
+
+def build_jaxdeconv_torch(layer, dtype, x, w, g):
+    """`jaxdeconv.torch`, in torch's layouts of activations and filters."""
+    if (window := _torch_window(layer.strides, layer.dilations, layer.padding)) is None:
+        return None
+    pads, extra, index = window
+    convolution = getattr(jaxdeconv.torch, f"conv_transpose{layer.ndim}d")
+
+    def function(x: jax.Array, w: jax.Array) -> jax.Array:
+        return convolution(x, w, None, layer.strides, pads, extra, layer.groups, layer.dilations)[index]
+
+    return _jax_peer(
+        function,
+        dtype,
+        channels_first(x),
+        _torch_filter(w),
+        channels_first(g),
+        lambda a: _last(_array(a)),
+        lambda a: _tf_filter(_array(a)),
+    )
+
+
 def build_torch(layer, dtype, x, w, g, channels_last=False):
-    """PyTorch. Crops that padding and output_padding cannot express are sliced off, as the models with such layers do it."""
+    """PyTorch. Crops that padding and output_padding cannot express are sliced off."""
     torch = importlib.import_module("torch")
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     if jax.default_backend() != ("gpu" if on_gpu else "cpu"):
@@ -161,19 +192,15 @@ def build_torch(layer, dtype, x, w, g, channels_last=False):
     if on_gpu:
         torch.backends.cudnn.benchmark = True  # times cuDNN's algorithms and takes the fastest, as XLA does
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32(dtype)
-    x, w, g = _first(x), _torch_filter(w), _first(g)
+    x, w, g = channels_first(x), _torch_filter(w), channels_first(g)
     strides, dilations, crops = layer.strides, layer.dilations, layer.padding
     unit = channels_last and layer.ndim == 1  # the format exists from two dimensions on
     if unit:
         x, w, g = (np.expand_dims(each, 2) for each in (x, w, g))
         strides, dilations, crops = (1, *strides), (1, *dilations), ((0, 0), *crops)
-    extra = [lo - hi if 0 < lo - hi < max(s, d) else 0 for (lo, hi), s, d in zip(crops, strides, dilations, strict=True)]
-    pads = [lo if op else min(lo, hi) for (lo, hi), op in zip(crops, extra, strict=True)]
-    # Each dimension now starts lo - pad too early and, where no output_padding was added, ends hi - pad too late.
-    kept = [slice(lo - p, None if op or hi == p else p - hi) for (lo, hi), p, op in zip(crops, pads, extra, strict=True)]
-    index = (slice(None), slice(None), *kept)
-    if any(p < 0 for p in pads):
+    if (window := _torch_window(strides, dilations, crops)) is None:
         return None
+    pads, extra, index = window
 
     memory_format = torch.contiguous_format
     if channels_last:
@@ -259,7 +286,7 @@ def build_onnxruntime(layer, dtype, x, w, g):
         pads=[lo for lo, _ in layer.padding] + [max(hi, 0) for _, hi in layer.padding],
         output_padding=[max(-hi, 0) for _, hi in layer.padding],
     )
-    x = _first(x)
+    x = channels_first(x)
     graph = helper.make_graph(
         [node],
         "layer",
@@ -277,15 +304,16 @@ def build_onnxruntime(layer, dtype, x, w, g):
 BUILDERS: Mapping[str, Builder] = {
     "jaxdeconv": build_jaxdeconv,
     "jaxdeconv NCW": build_channels_first,
+    "jaxdeconv torch": build_jaxdeconv_torch,
     "lax": build_lax,
     "torch": build_torch,
     "torch channels_last": functools.partial(build_torch, channels_last=True),
     "tensorflow": build_tensorflow,
     "onnxruntime": build_onnxruntime,
 }
-"""By name. "jaxdeconv NCW" is for the comparison of layouts."""
+"""By name. "jaxdeconv NCW" is for the comparison of layouts, "jaxdeconv torch" for the one with torch in its own."""
 
-PEERS = tuple(name for name in BUILDERS if name != "jaxdeconv NCW")
+PEERS = tuple(name for name in BUILDERS if name not in ("jaxdeconv NCW", "jaxdeconv torch"))
 
 CPU_ONLY = ("tensorflow", "onnxruntime")
 """Peers that are not even imported elsewhere."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdeconv._contractions import OPERANDS, Options, accumulated, choices_of, form_of, sizes_of, tf_shape
 from jaxdeconv._derivatives import bilinear, contraction
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import UNABLE, Contraction, Implementation, Platform
+from jaxdeconv._lowerings import Contraction, Name, Platform, unable
 from jaxdeconv._lowerings._interior import interior
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._partitioning import axes, varying_as
@@ -68,7 +68,7 @@ class Call(NamedTuple):
         inside = interior(self.geometry, self.input_shape)
         return sizes_of(self.input_shape, self.filter_shape, self.geometry, inside, self.dtype)
 
-    def choices(self, contraction: Contraction) -> dict[Platform, Implementation]:
+    def choices(self, contraction: Contraction) -> dict[Platform, Name]:
         """The lowering on each platform."""
         return choices_of(contraction, self.sizes, self.options)
 
@@ -82,7 +82,7 @@ def check_able(call: Call) -> None:
     if (name := call.options.implementation) is None:
         return
     for kind in get_args(Contraction):
-        if (reason := UNABLE[name](kind, call.sizes)) is not None:
+        if (reason := unable(name, kind, call.sizes)) is not None:
             rule = f"implementation must be able to compute this, and {name!r} {reason}"
             raise ValueError(f"{call.options.function}: {rule}, got implementation={name!r}; pass None to have it chosen")
 

@@ -19,7 +19,7 @@ from jax import export, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv._contractions import Options
-from jaxdeconv._lowerings import Implementation
+from jaxdeconv._lowerings import Implementation, is_mixture
 
 ErrorType: TypeAlias = type[ValueError] | type[TypeError]
 Precision: TypeAlias = str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | None
@@ -247,10 +247,13 @@ def options(
     return Options(function, name, dtype, precision, held.implementation, bool(held.forward_mode))
 
 
+_MIXTURE = "taps,dilated"
+
+
 class _How(NamedTuple):
     """What `defaults` sets."""
 
-    implementation: Implementation | None
+    implementation: str | None
     forward_mode: bool | None
 
 
@@ -260,8 +263,9 @@ _HOW: ContextVar[_How] = ContextVar("defaults", default=_NOTHING_SET)
 
 def how(function: str, implementation: Any, forward_mode: Any) -> _How:
     """Both as given, or as `defaults` says where they are None."""
-    if implementation is not None:
-        choice(function, "implementation", implementation, (None, *get_args(Implementation)), "pass None to have it chosen")
+    if not isinstance(implementation, str) or not is_mixture(implementation):
+        advice = f"pass one of these, or forms that differ, one for each dimension, as in {_MIXTURE!r}"
+        choice(function, "implementation", implementation, (None, *get_args(Implementation)), advice)
     if forward_mode is not None:
         choice(function, "forward_mode", forward_mode, (False, True))
     held = _HOW.get()
@@ -272,7 +276,7 @@ def how(function: str, implementation: Any, forward_mode: Any) -> _How:
 
 
 @contextmanager
-def defaults(*, implementation: Implementation | None = None, forward_mode: bool | None = None) -> Iterator[None]:
+def defaults(*, implementation: str | None = None, forward_mode: bool | None = None) -> Iterator[None]:
     """Within it, what calls and layers of this package take for an argument that they were not given.
 
     For models whose calls one cannot reach. It holds while JAX traces: a function that was jitted and called before keeps what it was
@@ -280,7 +284,7 @@ def defaults(*, implementation: Implementation | None = None, forward_mode: bool
     that are given win over it, `forward_mode=False` too. It nests, is of its own in each thread, and works as a decorator.
 
     Args:
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to leave it as it is.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to leave it.
         forward_mode: whether to allow forward mode (`jax.jvp`); None to leave it as it is.
 
     Raises:

@@ -18,17 +18,22 @@ from jax import lax
 
 from jaxdeconv._filters import LAYOUTS, from_tf, positions, to_tf
 from jaxdeconv._geometry import Geometry, Interior
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, Contraction, Implementation, Platform, converted, stored_form
+from jaxdeconv._lowerings import Contraction, Name, Platform, unable
 from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes
+from jaxdeconv._platforms import converted, lowering, stored_form
 from jaxdeconv._select import select, select_ordinary
 
 _TYPICAL = 1024
-CONVOLUTIONS: tuple[Implementation, ...] = ("dilated", "polyphase")
 CONTRACTIONS: Mapping[str, Contraction] = {"x": "input_grad", "w": "filter_grad", "y": "transpose"}
 """What gives each of the three arrays from the other two, which come in the order x, w, y but that y comes before w."""
 OPERANDS: Mapping[str, tuple[str, str]] = {"x": ("y", "w"), "w": ("x", "y"), "y": ("x", "w")}
+
+
+def is_convolution(name: Name) -> bool:
+    """Whether it computes by a convolution of lax, rather than products."""
+    return name not in ("matmul", "elementwise")
 
 
 class Options(NamedTuple):
@@ -38,7 +43,7 @@ class Options(NamedTuple):
     name: str
     dtype: np.dtype[Any]  # of the result; never None, which numpy holds equal to float64
     precision: Any = None
-    implementation: Implementation | None = None
+    implementation: Name | None = None
     forward_mode: bool | None = None
     axes: int = 0  # of a mesh, over which the operands may be cut: `_partitioning.axes`
     ordinary: bool = False  # a convolution of any network, and its gradients: `select_ordinary`
@@ -126,10 +131,10 @@ def sizes_of(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geome
     return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
 
 
-def choices_of(contraction: Contraction, sizes: Sizes, options: Options) -> dict[Platform, Implementation]:
+def choices_of(contraction: Contraction, sizes: Sizes, options: Options) -> dict[Platform, Name]:
     """The lowering on each platform."""
 
-    def chosen(platform: Platform) -> Implementation:
+    def chosen(platform: Platform) -> Name:
         if options.ordinary:
             return select_ordinary(contraction, sizes, platform)
         return select(contraction, sizes, platform, options.axes)
@@ -146,7 +151,7 @@ def _of_dtype(run: Binary, dtype: Any) -> Binary:
 
 def _per_platform(
     contraction: Contraction,
-    choices: dict[Platform, Implementation],
+    choices: dict[Platform, Name],
     keywords: dict[str, Any],
     dtypes: tuple[Any, Any],
     layout: str,
@@ -163,14 +168,14 @@ def _per_platform(
     keys: dict[Platform, tuple[Any, ...]] = {}
     for platform, name in choices.items():
         # GPU and TPU sum in float32 anyway. Asked for a float32 result, XLA stores it on TPU, and widens the operands on GPU.
-        convolution = name in CONVOLUTIONS
+        convolution = is_convolution(name)
         dtype = operand if platform != "cpu" and convolution and operand == result else wide
         # The partitioner for CPU pads narrow operands of a convolution with wide zeros, which XLA then refuses.
         widened = platform == "cpu" and convolution and axes > 0 and operand != wide
         forms_of: Platform = platform if own_forms or convolution else "gpu"
-        lowering, form = LOWERINGS[contraction, name, forms_of], stored_form(contraction, name, forms_of, layout, sizes)
-        keys[platform] = lowering, form, dtype, widened
-        own = partial(form or converted(contraction, lowering, layout), **keywords | {"preferred_element_type": dtype})
+        function, form = lowering(contraction, name, forms_of), stored_form(contraction, name, forms_of, layout, sizes)
+        keys[platform] = function, form, dtype, widened
+        own = partial(form or converted(contraction, function, layout), **keywords | {"preferred_element_type": dtype})
         bound[keys[platform]] = _of_dtype(own, wide) if widened else own
     if len(bound) == 1:
         return bound.popitem()[1]
@@ -238,16 +243,16 @@ def nothing(a: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _transposable(
-    choices: dict[Platform, Implementation], contraction: Contraction, sizes: Sizes, options: Options, static: bool
-) -> dict[Platform, Implementation]:
+    choices: dict[Platform, Name], contraction: Contraction, sizes: Sizes, options: Options, static: bool
+) -> dict[Platform, Name]:
     """Choices of which JAX makes good ones of the other contractions: products, rather than convolutions.
 
     Of a convolution it makes no good filter gradient, none at all where sizes are symbolic, and on CPU nothing in order.
     """
-    if UNABLE["matmul"](contraction, sizes) is not None or (options.implementation and static):
+    if unable("matmul", contraction, sizes) is not None or (options.implementation and static):
         return choices
     products = {platform: contraction == "filter_grad" or not static or platform == "cpu" for platform in choices}
-    return {platform: "matmul" if name in CONVOLUTIONS and products[platform] else name for platform, name in choices.items()}
+    return {platform: "matmul" if is_convolution(name) and products[platform] else name for platform, name in choices.items()}
 
 
 def contract(
@@ -290,7 +295,7 @@ def contract(
     how = keywords, (lhs.dtype, wanted.dtype), layout, sizes if static else None, options.axes
     own_forms = not transposable or jax.__version_info__ >= (0, 10)  # before, JAX could not transpose the loops of CPU's
 
-    def chosen(choices: dict[Platform, Implementation]) -> Binary:
+    def chosen(choices: dict[Platform, Name]) -> Binary:
         run = _per_platform(contraction, choices, *how, own_forms=own_forms)
         # What JAX transposes it may not pass over: that would have a negative padding.
         strided = separable and set(choices.values()) == {"dilated"}
@@ -302,7 +307,7 @@ def contract(
         return within
 
     run = chosen(choices)
-    if separable and not options.implementation and UNABLE["matmul"](contraction, sizes) is None:
-        products = choices | {platform: "matmul" for platform, name in choices.items() if name in CONVOLUTIONS}
+    if separable and not options.implementation and unable("matmul", contraction, sizes) is None:
+        products = choices | {platform: "matmul" for platform, name in choices.items() if is_convolution(name)}
         run = _apart(run, chosen(products), None if target == "w" else partial(_folded, target, form))
     return run(lhs, rhs)

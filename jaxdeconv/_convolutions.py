@@ -33,7 +33,7 @@ from jaxdeconv._call import Call, check_able, conv_transpose, gradient
 from jaxdeconv._contractions import CONTRACTIONS, Options, shapes_of
 from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
-from jaxdeconv._lowerings import Contraction, Implementation
+from jaxdeconv._lowerings import Contraction
 from jaxdeconv._partitioning import axes as mesh_axes
 
 Axes = tuple[int, ...]
@@ -239,7 +239,7 @@ def prepared(
     rhs: Any,
     shapes: tuple[tuple[Any, ...], tuple[Any, ...]],
     parameters: Mapping[str, Any],
-    implementation: Implementation | None,
+    implementation: str | None,
     forward_mode: bool | None,
 ) -> Call:
     """How the convolution would be computed of operands of these types, but for their shapes.

@@ -22,14 +22,14 @@ from jaxdeconv import _jaxprs
 from jaxdeconv._call import OWN
 from jaxdeconv._contractions import Options
 from jaxdeconv._convolutions import Convolution, UnrecognizedError, as_floats, convolve, prepared, recognized
-from jaxdeconv._lowerings import Contraction, Implementation, Platform
+from jaxdeconv._lowerings import Contraction, Name, Platform
 from jaxdeconv._stuffing import Move, Skipped, Spread, moved, skipped, skipped_inside, spread, spread_inside
 
 
 class How(NamedTuple):
     """How what is replaced is computed; part of what is remembered of a program."""
 
-    implementation: Implementation | None
+    implementation: str | None
     forward_mode: bool
 
 
@@ -65,7 +65,7 @@ class Row:
     rhs: tuple[Any, ...]
     result: tuple[Any, ...]
     window: Mapping[str, Any]
-    lowerings: Mapping[Platform, Implementation]
+    lowerings: Mapping[Platform, Name]
     reason: str | None
 
     @classmethod
@@ -76,7 +76,7 @@ class Row:
         lhs: tuple[Any, ...],
         result: tuple[Any, ...],
         parameters: Mapping[str, Any],
-        lowerings: Mapping[Platform, Implementation],
+        lowerings: Mapping[Platform, Name],
         reason: str | None,
     ) -> Row:
         names = ["window_strides", "lhs_dilation", "rhs_dilation", "padding"]

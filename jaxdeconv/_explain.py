@@ -12,7 +12,7 @@ import jax
 from jaxdeconv._call import Call, calls
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel, full_size
-from jaxdeconv._lowerings import Contraction, Implementation, Platform
+from jaxdeconv._lowerings import Contraction, Name, Platform
 from jaxdeconv._select import largest_temporary
 
 _CONTRACTIONS: tuple[Contraction, ...] = get_args(Contraction)
@@ -73,7 +73,7 @@ class Explanation:
     flops: int
     mesh_axes: int
     largest_temporary: Mapping[Contraction, Mapping[Platform, int]]
-    lowerings: Mapping[Contraction, Mapping[Platform, Implementation]]
+    lowerings: Mapping[Contraction, Mapping[Platform, Name]]
     conventions: Mapping[str, dict[str, Any] | str]
 
     def __str__(self) -> str:

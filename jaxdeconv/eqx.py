@@ -11,7 +11,6 @@ from jaxdeconv import lax
 from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel
-from jaxdeconv._lowerings import Implementation
 
 try:
     import equinox
@@ -49,12 +48,10 @@ class ConvTranspose(equinox.nn.ConvTranspose):
         (256, 640)
     """
 
-    implementation: Implementation | None = equinox.field(static=True)
+    implementation: str | None = equinox.field(static=True)
     forward_mode: bool | None = equinox.field(static=True)
 
-    def __init__(
-        self, *arguments: Any, implementation: Implementation | None = None, forward_mode: bool | None = None, **keywords: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, implementation: str | None = None, forward_mode: bool | None = None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.implementation, self.forward_mode = implementation, forward_mode
 

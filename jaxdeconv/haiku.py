@@ -13,7 +13,6 @@ from jaxdeconv import lax, tf
 from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv._convert import convert_filters
-from jaxdeconv._lowerings import Implementation
 
 try:
     import haiku as hk
@@ -28,7 +27,7 @@ class _Transposed(hk.Module):
         self,
         *arguments: Any,
         groups: int = 1,
-        implementation: Implementation | None = None,
+        implementation: str | None = None,
         forward_mode: bool | None = None,
         **keywords: Any,
     ) -> None:

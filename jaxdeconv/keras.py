@@ -12,7 +12,6 @@ from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
-from jaxdeconv._lowerings import Implementation
 
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
@@ -28,7 +27,7 @@ def conv_transpose(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed convolution in one, two or three dimensions with the signature and results of `keras.ops.conv_transpose`.
@@ -58,7 +57,7 @@ def conv_transpose(
         dilation_rate: d >= 1, an int or one for each spatial dimension; may be combined with strides.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the dtype of inputs; None for that dtype itself.
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
         forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
             `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 

@@ -17,7 +17,6 @@ from jaxdeconv._accelerate import accelerate
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._convolutions import Convolution, as_floats, channels_last, convolve
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
-from jaxdeconv._lowerings import Implementation
 
 Padding: TypeAlias = str | Sequence[str | tuple[int, int]]
 DimensionNumbers: TypeAlias = lax.ConvDimensionNumbers | tuple[str, str, str] | None
@@ -38,7 +37,7 @@ def conv_transpose(
     use_consistent_padding: bool = False,
     *,
     feature_group_count: int = 1,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed N-D convolution with the signature and results of `jax.lax.conv_transpose`, and with groups.
@@ -81,7 +80,7 @@ def conv_transpose(
             itself. Integers wrap around in the dtype of the result.
         use_consistent_padding: whether pairs are the padding of the forward convolution. Works on every version of JAX.
         feature_group_count: the number of groups, which splits input and output channels alike; lax has no such argument.
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
         forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
             `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 

@@ -9,7 +9,6 @@ import jax
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._canonicalize import error
 from jaxdeconv._flax import FUNCTION, conv_transpose
-from jaxdeconv._lowerings import Implementation
 
 try:
     from flax import linen
@@ -27,7 +26,7 @@ class ConvTranspose(linen.ConvTranspose):
     Attributes:
         feature_group_count: the number of groups G; the kernel is `[*k, I / G, O]`, or `[*k, O / G, I]` for transpose_kernel.
         output_padding: samples that the output has more at its end, an int or one for each spatial dimension.
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
         forward_mode: whether to allow forward mode (`jax.jvp`); None for what `jaxdeconv.defaults` says.
 
     Raises:
@@ -52,7 +51,7 @@ class ConvTranspose(linen.ConvTranspose):
 
     feature_group_count: int = 1
     output_padding: int | Sequence[int] = 0
-    implementation: Implementation | None = None
+    implementation: str | None = None
     forward_mode: bool | None = None
 
     @linen.compact

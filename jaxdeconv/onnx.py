@@ -13,7 +13,6 @@ from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, full_size
-from jaxdeconv._lowerings import Implementation
 
 Ints: TypeAlias = Sequence[int] | np.ndarray | jax.Array
 AutoPad: TypeAlias = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
@@ -36,7 +35,7 @@ def conv_transpose(
     strides: Ints | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed convolution in any number of dimensions with the semantics of ONNX's ConvTranspose, opset 11 and later.
@@ -68,7 +67,7 @@ def conv_transpose(
         strides: s >= 1; None for ones.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, one of the dtypes of X; None for that of X itself.
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
         forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
             `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 

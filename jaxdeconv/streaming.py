@@ -24,7 +24,6 @@ from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._contractions import Options, accumulated
 from jaxdeconv._geometry import Geometry, effective_kernel
-from jaxdeconv._lowerings import Implementation
 
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
@@ -62,7 +61,7 @@ def init(
     batch: int = 1,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> State:
     """The state of a stream before its first chunk.

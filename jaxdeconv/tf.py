@@ -13,7 +13,6 @@ from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
-from jaxdeconv._lowerings import Implementation
 
 Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
@@ -32,7 +31,7 @@ def conv1d_transpose(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 1-D convolution with the exact semantics of `tf.nn.conv1d_transpose`.
@@ -63,7 +62,7 @@ def conv1d_transpose(
         name: names the operation in HLO and profiles, as `jax.named_scope` does.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
         forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
             `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
@@ -115,7 +114,7 @@ def conv2d_transpose(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 2-D convolution with the exact semantics of `tf.nn.conv2d_transpose`.
@@ -181,7 +180,7 @@ def conv3d_transpose(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 3-D convolution with the exact semantics of `tf.nn.conv3d_transpose`.
@@ -240,7 +239,7 @@ def conv_transpose(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed convolution in one, two or three dimensions with the exact semantics of `tf.nn.conv_transpose`.

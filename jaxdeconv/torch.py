@@ -14,7 +14,6 @@ from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, full_size
-from jaxdeconv._lowerings import Implementation
 
 Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
@@ -33,7 +32,7 @@ def conv_transpose1d(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 1-D convolution with the exact semantics of `torch.nn.functional.conv_transpose1d`.
@@ -59,7 +58,7 @@ def conv_transpose1d(
         dilation: d >= 1 in the forms of stride.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
-        implementation: the lowering to use, one of `jaxdeconv.Implementation`; None to have it chosen.
+        implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
         forward_mode: False for reverse mode, by a `jax.custom_vjp`. True for both modes (`jax.jvp`, `jax.linearize`, `jax.jacfwd`,
             `jax.linear_transpose` too), by a `jax.custom_jvp`. None for what `jaxdeconv.defaults` says: without it, False.
 
@@ -110,7 +109,7 @@ def conv_transpose2d(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 2-D convolution with the exact semantics of `torch.nn.functional.conv_transpose2d`.
@@ -173,7 +172,7 @@ def conv_transpose3d(
     *,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Implementation | None = None,
+    implementation: str | None = None,
     forward_mode: bool | None = None,
 ) -> jax.Array:
     """Transposed 3-D convolution with the exact semantics of `torch.nn.functional.conv_transpose3d`.

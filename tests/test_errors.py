@@ -17,6 +17,8 @@ EMPTY = {"input": np.ones((2, 0, 3))}
 DEPTHWISE = {"input": np.ones((2, 4, 2))}
 LONG_STRIDE = {"input": X[:, :1], "strides": 2**31 - 1, "padding": "VALID", "output_shape": [2, 3, 2]}
 ABLE, CHOSEN = "implementation must be able to compute this, and", "pass None to have it chosen"
+NAMES = "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"
+FORMS = "pass one of these, or forms that differ, one for each dimension, as in 'taps,dilated'"
 
 # what differs from the valid call, the error, and how its rule and value begin
 TABLE = [
@@ -119,8 +121,10 @@ TABLE = [
     ({"preferred_element_type": np.complex64}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
     (INTEGERS | {"preferred_element_type": "int8"}, TypeError, "preferred_element_type must be a dtype of the kind of int32, and no narrower for integers, got preferred_element_type='int8'"),
     (INTEGERS | {"preferred_element_type": "float32"}, TypeError, "preferred_element_type must be a dtype of the kind of int32"),
-    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise', got implementation='fast'; pass None to have it chosen"),
-    ({"implementation": 1}, TypeError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise', got implementation=1"),
+    ({"implementation": "fast"}, ValueError, f"{NAMES}, got implementation='fast'; {FORMS}"),
+    ({"implementation": "taps,dilated"}, ValueError, f"{ABLE} 'taps,dilated' names another number of forms than there are dimensions, 1, got implementation='taps,dilated'; {CHOSEN}"),
+    ({"implementation": "dilated,dilated"}, ValueError, f"{NAMES}, got implementation='dilated,dilated'; {FORMS}"),
+    ({"implementation": 1}, TypeError, f"{NAMES}, got implementation=1; {FORMS}"),
     ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' is for one input and one output channel a group, not for 3 input and 2 output channels in 1 groups, got implementation='elementwise'; {CHOSEN}"),
     (DEPTHWISE | {"filters": np.ones((257, 1, 2)), "padding": "VALID", "output_shape": [2, 263, 2], "implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' would sum 257 shifted arrays in its input gradient, more than 256, got implementation='elementwise'; {CHOSEN}"),
     ({"filters": np.ones((257, 2, 3)), "strides": 1, "padding": "VALID", "output_shape": None, "implementation": "matmul"}, ValueError, f"{ABLE} 'matmul' would sum 257 shifted arrays, more than 256, got implementation='matmul'; {CHOSEN}"),
@@ -133,6 +137,8 @@ X2, W2 = np.ones((2, 4, 5, 3)), np.ones((3, 2, 4, 3))
 X3, W3 = np.ones((2, 4, 5, 1, 3)), np.ones((3, 2, 1, 4, 3))
 VALID_2D = {"input": X2, "filters": W2, "output_shape": [2, 8, 10, 4], "strides": 2}
 VALID_3D = {"input": X3, "filters": W3, "output_shape": [2, 8, 10, 2, 4], "strides": 2}
+FAR_APART = {"filters": np.ones((2, 2, 4, 3)), "strides": 1, "dilations": [1, 1000], "output_shape": None}
+LONG_STRIDE_2D = {"input": np.ones((2, 2, 1, 3)), "strides": [2, 2**31 - 1], "padding": "VALID", "output_shape": [2, 5, 2, 4]}
 NCHW = {"input": np.ones((2, 3, 4, 5)), "data_format": "NCHW", "output_shape": [2, 4, 8, 10]}
 NCDHW = {"input": np.ones((2, 3, 4, 5, 1)), "data_format": "NCDHW", "output_shape": [2, 4, 8, 10, 2]}
 PADS = {"padding": [[0, 0], [1, 1], [1, 0], [0, 0]], "output_shape": [2, 7, 9, 4]}
@@ -271,7 +277,22 @@ TABLE_2D = [
     ({"name": b"name"}, TypeError, "name must be a string or None, got name=b'name'"),
     ({"precision": "low"}, ValueError, "precision must be one that lax.conv_general_dilated takes, got precision='low'"),
     ({"preferred_element_type": "int32"}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
-    ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"),
+    ({"implementation": "fast"}, ValueError, f"{NAMES}, got implementation='fast'; {FORMS}"),
+    ({"implementation": "taps,fast"}, ValueError, f"{NAMES}, got implementation='taps,fast'; {FORMS}"),
+    ({"implementation": "taps,matmul"}, ValueError, f"{NAMES}, got implementation='taps,matmul'; {FORMS}"),
+    ({"implementation": "elementwise,dilated"}, ValueError, f"{NAMES}, got implementation='elementwise,dilated'; {FORMS}"),
+    ({"implementation": "taps, dilated"}, ValueError, f"{NAMES}, got implementation='taps, dilated'; {FORMS}"),
+    ({"implementation": "Taps,dilated"}, ValueError, f"{NAMES}, got implementation='Taps,dilated'; {FORMS}"),
+    ({"implementation": "taps,"}, ValueError, f"{NAMES}, got implementation='taps,'; {FORMS}"),
+    ({"implementation": ","}, ValueError, f"{NAMES}, got implementation=','; {FORMS}"),
+    ({"implementation": ""}, ValueError, f"{NAMES}, got implementation=''; {FORMS}"),
+    ({"implementation": ("taps", "dilated")}, TypeError, f"{NAMES}, got implementation=('taps', 'dilated'); {FORMS}"),
+    ({"implementation": "taps"}, ValueError, f"{ABLE} 'taps' names another number of forms than there are dimensions, 2, got implementation='taps'; {CHOSEN}"),
+    ({"implementation": "phases"}, ValueError, f"{ABLE} 'phases' names another number of forms than there are dimensions, 2, got implementation='phases'; {CHOSEN}"),
+    ({"implementation": "taps,dilated,taps"}, ValueError, f"{ABLE} 'taps,dilated,taps' names another number of forms than there are dimensions, 2, got implementation='taps,dilated,taps'; {CHOSEN}"),
+    (NCHW | {"implementation": "dilated,dilated,dilated"}, ValueError, f"{ABLE} 'dilated,dilated,dilated' names another number of forms than there are dimensions, 2, got implementation='dilated,dilated,dilated'; {CHOSEN}"),
+    (FAR_APART | {"implementation": "taps,phases"}, ValueError, f"{ABLE} 'taps,phases' would make of 4 taps a filter of 2002, got implementation='taps,phases'; {CHOSEN}"),
+    (LONG_STRIDE_2D | {"implementation": "dilated,taps"}, ValueError, f"{ABLE} 'dilated,taps' would hold 10737418235 samples in blocks of (1, 2147483647) for an output of (5, 2), got implementation='dilated,taps'; {CHOSEN}"),
     ({"forward_mode": 0}, TypeError, "forward_mode must be False or True, got forward_mode=0"),
     ({"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' is for one input and one output channel a group, not for 3 input and 4 output channels in 1 groups, got implementation='elementwise'; {CHOSEN}"),
     (NCHW | {"implementation": "elementwise"}, ValueError, f"{ABLE} 'elementwise' is for one input and one output channel a group, not for 3 input and 4 output channels in 1 groups"),
@@ -306,6 +327,7 @@ TABLE_3D = [
     ({"filters": W2}, ValueError, "filters must have rank 5, [depth, height, width, out / groups, in], got filters.shape=(3, 2, 4, 3)"),
     (NCDHW | {"input": X3}, ValueError, "axis 1 of input and the last axis of filters must be equal, and input has shape (2, 4, 5, 1, 3)"),
     ({"filters": np.ones((3, 2, 0, 4, 3))}, ValueError, "filters must have a static, positive kernel size and output channels, got filters.shape=(3, 2, 0, 4, 3)"),
+    ({"implementation": "taps,phases"}, ValueError, f"{ABLE} 'taps,phases' names another number of forms than there are dimensions, 3, got implementation='taps,phases'; {CHOSEN}"),
     ({"input": X3.astype(np.int16)}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, int32, got input.dtype='int16'"),
 ]  # fmt: skip
 
@@ -368,6 +390,15 @@ def test_rejected(function, arguments, kind, message, monkeypatch):
         getattr(jaxdeconv, function)(**arguments)
     assert type(caught.value) is kind
     assert str(caught.value).startswith(f"{function}: {message}")
+    assert FORM.fullmatch(str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["dilated,dilated", "taps,taps", "phases,phases"])
+def test_one_form_in_all_dimensions_has_a_name(name, monkeypatch):
+    """So it is no mixture, which `explain` and the choice would take for another lowering."""
+    monkeypatch.setattr("jaxdeconv._call._run", lambda *_, **__: pytest.fail("traced"))
+    with pytest.raises(ValueError, match=rf", got implementation='{name}'; ") as caught:
+        jaxdeconv.conv2d_transpose(**VALID_2D, implementation=name)
     assert FORM.fullmatch(str(caught.value))
 
 

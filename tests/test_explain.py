@@ -54,6 +54,22 @@ def test_a_named_lowering_is_that_of_every_platform():
 
 
 # x, w, y, strides, dtype and implementation. Sizes at which temporaries are far above what a program has beside.
+def test_a_mixture_is_named_on_every_platform():
+    x, w = jax.ShapeDtypeStruct((2, 6, 5, 8), "float32"), jax.ShapeDtypeStruct((4, 3, 6, 8), "float32")
+    for name in ("taps,dilated", "dilated,phases", "phases,taps"):
+        found = jaxdeconv.explain(jaxdeconv.conv2d_transpose, x, w, None, 2, implementation=name)
+        assert {each for chosen in found.lowerings.values() for each in chosen.values()} == {name}
+        for letter, contraction in (("T", "transpose"), ("C", "input_grad"), ("F", "filter_grad")):
+            held = found.largest_temporary[contraction]
+            assert set(held) == {"cpu", "gpu", "tpu"}
+            each = ", ".join(f"{platform} {name} ({held[platform]:,} bytes)" for platform in ("cpu", "gpu", "tpu"))
+            assert f"  {f'{letter} = {contraction}':18}  {each}\n" in str(found)
+    with pytest.raises(
+        ValueError, match="conv2d_transpose: implementation must be able to compute this, and 'taps,taps,dilated' names"
+    ):
+        jaxdeconv.explain(jaxdeconv.conv2d_transpose, x, w, None, 2, implementation="taps,taps,dilated")
+
+
 HELD = {
     "vocoder": ((1, 100, 512), (16, 256, 512), (1, 800, 256), 8, "float32", None),
     "one channel out": ((1, 200, 1026), (256, 1, 1026), (1, 12800, 1), 64, "float32", None),
@@ -62,6 +78,9 @@ HELD = {
     "polyphase": ((4, 512, 64), (16, 32, 64), (4, 4096, 32), 8, "float32", "polyphase"),
     "dilated": ((4, 512, 64), (16, 32, 64), (4, 1024, 32), 2, "float32", "dilated"),
     "depthwise": ((2, 1024, 64), (4, 1, 64), (2, 2048, 64), 2, "float32", None),
+    "taps and phases": ((2, 16, 16, 32), (4, 4, 16, 32), (2, 32, 32, 16), 2, "float32", "taps,phases"),
+    "taps and dilated": ((2, 16, 16, 32), (4, 4, 16, 32), (2, 16, 16, 16), 1, "float32", "taps,dilated"),
+    "phases and dilated": ((2, 16, 16, 32), (4, 4, 16, 32), (2, 32, 32, 16), 2, "float32", "phases,dilated"),
 }
 
 

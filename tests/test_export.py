@@ -17,7 +17,8 @@ from jax.extend.mlir import ir
 import jaxdeconv
 from jaxdeconv import _contractions
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, Contraction
+from jaxdeconv._lowerings import Contraction
+from jaxdeconv._platforms import lowering
 
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}  # as jax.export has them, and as the library has them
 CONTRACTIONS = get_args(Contraction)
@@ -123,8 +124,8 @@ def of_lowering(contraction, name, crops, platform, x, w, g):
     """What a lowering does, from itself."""
     geometry = Geometry(w.shape[:1], (2,), (1,), crops, groups=1, channels_last=True)
     operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
-    lowering = LOWERINGS[contraction, name, PLATFORMS[platform]]
-    run = partial(lowering, geometry=geometry, precision=None, preferred_element_type=np.dtype(np.float32))
+    own = lowering(contraction, name, PLATFORMS[platform])
+    run = partial(own, geometry=geometry, precision=None, preferred_element_type=np.dtype(np.float32))
     return operations(export.export(jax.jit(run), platforms=(platform,))(*operands), platform)
 
 

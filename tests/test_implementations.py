@@ -4,7 +4,6 @@ named, it is the one that runs, or nothing does."""
 import itertools
 import tracemalloc
 from functools import partial
-from types import MappingProxyType
 from typing import get_args
 
 import cases
@@ -17,13 +16,15 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _call, _contractions
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import LOWERINGS, UNABLE, WORK, Contraction, Platform, _cpu_forms, _cpu_stored
+from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, candidates, forms_of, unable
 from jaxdeconv._lowerings._interior import cut
-from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._lowerings._work import Rates, Sizes, Work
+from jaxdeconv._platforms import ROOMS, cpu_lowerings, cpu_products, cpu_stored, lowering, rates, work
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
 CONTRACTIONS = get_args(Contraction)
 PLATFORMS = get_args(Platform)
+MIXTURES = "mixtures"  # in the place of a name: of each layer, a few of those that it has
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, which takes the time
 DEPTHWISE = [(1, 1, 1), (3, 3, 3), (4, 4, 4)]
 
@@ -47,6 +48,16 @@ CORNERS = [
     layers.Layer(1, (2, 1, 2, 2), 2, 3, (1, 2, 2, 1), (3, 1, 2, 2), (2, 2, 1, 1), ((0, -1), (1, 0), (-1, 1), (0, 0))),
     layers.Layer(1, (2, 1, 3), 4, 2, (2, 3, 2), (2, 1, 3), (1, 2, 1), ((1, 0), (2, -1), (-2, 3)), 2, False),
 ]
+# Dimensions of one tap, which are none of a convolution, between others, beside each other, and at either end; inputs of one.
+THIN = [
+    layers.Layer(2, (3, 2, 2), 2, 3, (1, 3, 1), (1, 2, 1), (1, 1, 1), ((0, 0), (1, 0), (0, 0))),
+    layers.Layer(1, (2, 3, 2), 3, 2, (3, 1, 1), (2, 1, 1), (2, 1, 1), ((1, 2), (0, 0), (0, 0)), 1, False),
+    layers.Layer(2, (2, 2, 3), 4, 2, (1, 1, 2), (1, 1, 3), (1, 1, 2), ((0, 0), (0, 0), (-1, 1)), 2),
+    layers.Layer(2, (1, 3), 2, 2, (3, 1), (2, 2), (1, 1), ((1, 0), (0, -1))),
+    layers.Layer(1, (1, 1, 3), 4, 4, (2, 3, 3), (2, 1, 2), (3, 1, 1), ((0, 1), (1, 1), (1, 2)), 2, False),
+    layers.Layer(1, (3, 2), 66, 132, (2, 3), (1, 2), (2, 1), ((1, 0), (1, 1)), 66),  # more groups than are computed one by one
+    layers.Layer(2, (2, 1, 3, 2), 2, 3, (3, 2, 2, 3), (2, 2, 1, 2), (1, 1, 2, 1), ((1, 1), (0, 0), (1, 0), (2, 0))),
+]
 SETS = {
     "1-D": [layers.of_case(case) for case in cases.GRID[::27]],
     "1-D-crops": random_layers(0, 1, 10),
@@ -54,18 +65,31 @@ SETS = {
     "3-D": random_layers(2, 3, 6, most=3),
     "depthwise": random_layers(3, 1, 5, channels=DEPTHWISE) + random_layers(3, 2, 4, channels=DEPTHWISE, most=3),
     "corners": CORNERS,
+    "thin": THIN,
     "forms": random_layers(4, 1, 4) + random_layers(4, 2, 4) + [layers.Layer(1, (12,), 2, 3, (5,), (2,), (1,), ((1, 2),))],
 }
 
 
-# Each form of each lowering, and a platform that has it.
-DISTINCT = sorted(
-    {
-        tuple(LOWERINGS[each, name, platform] for each in CONTRACTIONS): (name, platform)
-        for name in IMPLEMENTATIONS
-        for platform in PLATFORMS
-    }.values()
-)
+def distinct(names):
+    """Each form of each of these lowerings: a name, and a platform that has it."""
+    found = {
+        tuple(lowering(each, name, platform) for each in CONTRACTIONS): (name, platform) for name in names for platform in PLATFORMS
+    }
+    return sorted(found.values())
+
+
+MIXED_ON = [platform for _, platform in distinct(["taps,dilated"])]
+DISTINCT = [*distinct(IMPLEMENTATIONS), *((MIXTURES, platform) for platform in MIXED_ON)]
+
+
+def names_of(name, layer, count=3):
+    """The name, or a few mixtures that this layer has: others for each layer, and the same in every run."""
+    if name != MIXTURES:
+        return [name]
+    inside = Geometry(*layer.window).interior(layer.spatial)
+    mixed = [] if inside is None else [each for each in candidates(inside.geometry) if "," in each]
+    seed = [sum(map(ord, repr(layer.window))), *layer.spatial, layer.batch]
+    return sorted(map(str, np.random.default_rng(seed).permutation(mixed)[:count]))
 
 
 def sizes_of(layer, itemsize=8):
@@ -81,56 +105,114 @@ def within(contraction, lhs, rhs, layer, name, platform, **keywords):
     """A contraction of a layer by a lowering."""
     inside = Geometry(*layer.window).interior(layer.spatial)
     lhs, rhs, restored = cut(contraction, lhs, rhs, inside)
-    return restored(LOWERINGS[contraction, name, platform](lhs, rhs, inside.geometry, **keywords))
+    return restored(lowering(contraction, name, platform)(lhs, rhs, inside.geometry, **keywords))
 
 
-def test_the_tables_are_complete_and_immutable():
-    assert set(LOWERINGS) == set(itertools.product(CONTRACTIONS, IMPLEMENTATIONS, PLATFORMS))
-    assert set(WORK) == set(PLATFORMS)
-    assert all(set(UNABLE) == set(work) == set(IMPLEMENTATIONS) for work in WORK.values())
-    tables = [(LOWERINGS, ("transpose", "dilated", "cpu")), (UNABLE, "dilated"), (WORK, "cpu"), (WORK["tpu"], "dilated")]
-    for table, key in tables:
+def test_every_name_has_a_place_on_every_platform():
+    assert set(ROOMS) == set(PLATFORMS)
+    assert {*UNIFORM, "elementwise"} == set(IMPLEMENTATIONS)
+    for table, key in ((ROOMS, "cpu"), (UNIFORM, "matmul")):
         with pytest.raises(TypeError):
             table[key] = None
+    depthwise = sizes_of(layers.Layer(2, (4, 3), 3, 3, (3, 4), (2, 2), (1, 2), ((1, 0), (1, 1)), 3))
+    names = candidates(depthwise.geometry)
+    assert set(IMPLEMENTATIONS) < set(names)
+    for platform, contraction in itertools.product(PLATFORMS, CONTRACTIONS):
+        assert isinstance(rates(platform), Rates)
+        found = [lowering(contraction, name, platform) for name in names]
+        assert all(map(callable, found))
+        assert len(set(found)) == len(names)
+        assert found == [lowering(contraction, name, platform) for name in names]  # for platforms share branches by what is equal
+        assert all(isinstance(work(platform, name, contraction, depthwise), Work) for name in names)
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_the_forms_of_a_name():
+    for ndim in (1, 2, 3):
+        assert {name: forms_of(name, ndim) for name in UNIFORM} == {name: (form,) * ndim for name, form in UNIFORM.items()}
+        every = list(itertools.product(get_args(Form), repeat=ndim))
+        assert [forms_of(",".join(forms), ndim) for forms in every] == every
+        assert all(forms_of(",".join(forms), other) is None for forms in every if ndim > 1 for other in {1, 2, 3, 4} - {ndim})
+    for name in (
+        "",
+        ",",
+        "taps,",
+        ",taps",
+        "taps,,taps",
+        "taps,matmul",
+        "polyphase,taps",
+        "Taps,dilated",
+        "taps, dilated",
+        "elementwise",
+    ):
+        assert not any(forms_of(name, ndim) for ndim in (1, 2, 3, 4)), name
+
+
+@pytest.mark.parametrize("name", [*IMPLEMENTATIONS, MIXTURES])
 def test_what_each_can(name):
     """All of these, but for depthwise ones alone "elementwise"."""
     for layer in filter(sizes_of, itertools.chain.from_iterable(SETS.values())):
         depthwise = layer.in_channels == layer.out_channels == layer.groups
-        for contraction in CONTRACTIONS:
-            able = UNABLE[name](contraction, sizes_of(layer)) is None
-            assert able == (depthwise or name != "elementwise"), (name, contraction, layer)
+        for contraction, each in itertools.product(CONTRACTIONS, names_of(name, layer, 100)):
+            able = unable(each, contraction, sizes_of(layer)) is None
+            assert able == (depthwise or name != "elementwise"), (each, contraction, layer)
+
+
+def test_mixtures_are_of_all_kinds():
+    """Those that tests draw: every form beside every other one, in groups of each number, channels last and first."""
+    drawn = [(layer, each) for layers_of in SETS.values() for layer in layers_of for each in names_of(MIXTURES, layer)]
+    assert len(drawn) > 60
+    for last in (False, True):
+        pairs = {pair for layer, each in drawn if layer.channels_last == last for pair in itertools.pairwise(each.split(","))}
+        assert {(a, b) for a, b in itertools.permutations(get_args(Form), 2)} <= pairs
+    assert {1, 2, 3} <= {layer.groups for layer, _ in drawn}
+    assert {2, 3, 4} <= {len(layer.spatial) for layer, _ in drawn}
 
 
 # Of the forms for TPU, which are simpler, some sets have everything that matters.
-CHECKED = [(which, *form) for form in DISTINCT for which in SETS if form[1] != "tpu" or which in ("2-D", "depthwise", "corners")]
+CHECKED = [
+    (which, *form) for form in DISTINCT for which in SETS if form[1] != "tpu" or which in ("2-D", "depthwise", "corners", "thin")
+]
+CHECKED = [(which, name, platform) for which, name, platform in CHECKED if name != MIXTURES or "1-D" not in which]
 # By default those for CPU of some sets, and the corners; all with `-m ""`.
 DEFAULT = {"2-D", "depthwise"}
-CHECKED = [
-    pytest.param(*each, marks=[pytest.mark.thorough] * (each[0] != "corners" and (each[2] != "cpu" or each[0] not in DEFAULT)))
-    for each in CHECKED
-]
+MIXED_BY_DEFAULT = {("2-D", "cpu"), ("thin", "cpu"), ("corners", "tpu")}
+
+
+def by_default(which, name, platform):
+    if name == MIXTURES:
+        return (which, platform) in MIXED_BY_DEFAULT
+    return which == "corners" or (platform == "cpu" and which in DEFAULT)
+
+
+CHECKED = [pytest.param(*each, marks=[pytest.mark.thorough] * (not by_default(*each))) for each in CHECKED]
 
 
 @pytest.mark.parametrize(("which", "name", "platform"), CHECKED)
 def test_each_is_the_oracle(which, name, platform):
     """The forms for other platforms too: any platform can run them."""
-    able = [layer for layer in SETS[which] if (sizes := sizes_of(layer)) and UNABLE[name]("transpose", sizes) is None]
-    operands = [layer.operands(seed) for seed, layer in enumerate(able)]
+    able = [
+        (layer, each)
+        for layer in SETS[which]
+        if (sizes := sizes_of(layer))
+        for each in names_of(name, layer)
+        if unable(each, "transpose", sizes) is None
+    ]
+    assert name != MIXTURES or len(able) >= 5
+    operands = [layer.operands(seed) for seed, (layer, _) in enumerate(able)]
     keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64)}
 
     def every(operands):
         results = []
-        for layer, (x, w, g) in zip(able, operands, strict=True):
+        for (layer, each), (x, w, g) in zip(able, operands, strict=True):
             pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
-            results.append([within(each, *pairs[each], layer, name, platform, **keywords) for each in CONTRACTIONS])
+            results.append(
+                [within(contraction, *pairs[contraction], layer, each, platform, **keywords) for contraction in CONTRACTIONS]
+            )
         return results
 
-    for layer, each, results in zip(able, operands, jax.jit(every, compiler_options=QUICK)(operands), strict=True):
-        for contraction, actual, expected in zip(CONTRACTIONS, results, layer.expected(*each), strict=True):
-            message = f"{contraction} of {layer} by {name}"
+    for (layer, each), given, results in zip(able, operands, jax.jit(every, compiler_options=QUICK)(operands), strict=True):
+        for contraction, actual, expected in zip(CONTRACTIONS, results, layer.expected(*given), strict=True):
+            message = f"{contraction} of {layer} by {each}"
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=message)
 
 
@@ -147,7 +229,7 @@ FORMS = {  # of the matrix product: what large and small operands have
 @pytest.mark.parametrize("form", cases.sampled(FORMS, 2))
 def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
     for name, value in FORMS[form].items():
-        monkeypatch.setattr(_cpu_forms, name, value)
+        monkeypatch.setattr(cpu_products if name == "TALL" else cpu_lowerings, name, value)
     test_each_is_the_oracle("forms", "matmul", "cpu")
 
 
@@ -155,12 +237,12 @@ def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 6])
 def test_patches_in_pieces(batch, monkeypatch):
     """Of a few images at a time, or of a few inputs of one image; differentiable, and under shard_map as without."""
-    monkeypatch.setattr(_cpu_forms, "MOST_PATCHES", 0)
-    monkeypatch.setattr(_cpu_forms, "PIECE", 1000)
+    monkeypatch.setattr(cpu_lowerings, "MOST_PATCHES", 0)
+    monkeypatch.setattr(cpu_lowerings, "PIECE", 1000)
     layer = layers.Layer(batch, (12, 3), 2, 3, (3, 2), (2, 1), (1, 2), ((1, 2), (-1, 0)))
     x, _, g = layer.operands()
     filter_grad = partial(
-        LOWERINGS["filter_grad", "matmul", "cpu"],
+        lowering("filter_grad", "matmul", "cpu"),
         geometry=Geometry(*layer.window),
         precision=None,
         preferred_element_type=np.dtype(float),
@@ -169,7 +251,7 @@ def test_patches_in_pieces(batch, monkeypatch):
     assert "while(" in text
     patches = batch * 12 * 3 * 6 * 3 * 8
     sizes = sizes_of(layer)
-    assert WORK["cpu"]["matmul"]("filter_grad", sizes).temporary * 8 == patches / 6 + (0 if batch > 1 else 8 * sizes.y)
+    assert work("cpu", "matmul", "filter_grad", sizes).temporary * 8 == patches / 6 + (0 if batch > 1 else 8 * sizes.y)
     jax.test_util.check_grads(filter_grad, (x, g), 2, modes=["fwd", "rev"], rtol=1e-6)
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     specs = (jax.P("batch"), jax.P("batch"))
@@ -208,7 +290,7 @@ def test_filters_as_they_are_stored(name, layout):
         expected_y, expected_dx, expected_dw = layer.expected(x, w, g)
         for actual, expected in ((y, expected_y), (dx, expected_dx), (dw, to_layout(expected_dw))):
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=str(layer))
-        kept.append(_cpu_stored.keeps_layout(sizes_of(layer), layout))
+        kept.append(cpu_stored.keeps_layout(sizes_of(layer), layout))
     assert kept == [True] * 5 + [False] * 3
 
 
@@ -217,11 +299,12 @@ def test_the_accumulator_is_wide(contraction):
     """Sums of float16 products in float32: each result is that of the exact sum of the operands as they are."""
     layer = layers.Layer(2, (40,), 24, 24, (5,), (2,), (1,), ((1, 2),))
     depthwise = layer._replace(in_channels=3, out_channels=3, groups=3)
-    for name in IMPLEMENTATIONS:
-        each = depthwise if name == "elementwise" else layer
+    flat = layers.Layer(2, (8, 5), 24, 24, (3, 2), (2, 1), (1, 2), ((1, 0), (0, 1)))
+    for name in (*IMPLEMENTATIONS, *names_of(MIXTURES, flat, 2)):
+        each = depthwise if name == "elementwise" else flat if "," in name else layer
         x, w, g = each.operands(dtype=np.float16)
         operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
-        actual = LOWERINGS[contraction, name, "cpu"](
+        actual = lowering(contraction, name, "cpu")(
             *operands, Geometry(*each.window), precision=None, preferred_element_type=np.dtype(np.float32)
         )
         exact = each.expected(*(a.astype(np.float64) for a in (x, w, g)))[CONTRACTIONS.index(contraction)]
@@ -234,15 +317,16 @@ def ran(monkeypatch):
     """The list of (contraction, name) that run from here on."""
     found = []
 
-    def recording(key, lowering):
+    def recording(contraction, name, platform):
+        own = lowering(contraction, name, platform)
+
         def run(*arguments, **keywords):
-            found.append(key[:2])
-            return lowering(*arguments, **keywords)
+            found.append((contraction, name))
+            return own(*arguments, **keywords)
 
         return run
 
-    table = {key: recording(key, lowering) for key, lowering in LOWERINGS.items()}
-    monkeypatch.setattr(_contractions, "LOWERINGS", MappingProxyType(table))
+    monkeypatch.setattr(_contractions, "lowering", recording)
     return found
 
 
@@ -251,13 +335,18 @@ NAMES = map("contract_{}".format, itertools.count())  # for calls that nothing h
 
 def calls(implementation):
     """Each function of x and w, its operands and the oracle's answer: of each layout, in 1 to 3 dimensions."""
-    for case in cases.GRID[::37]:
+    mixed = implementation is not None and "," in implementation
+    for case in [] if mixed else cases.GRID[::37]:
         if implementation != "elementwise" or case.in_channels == case.out_channels == case.groups:
             x, w, g = case.operands()
             yield jaxdeconv.conv1d_transpose, case.keywords, (x, w, g), case.expected(x, w, g)
-    for layout, last in (("NHWC", True), ("NCHW", False), ("NDHWC", True), ("NCDHW", False)):
+    layouts = {"NHWC": True, "NCHW": False, "NDHWC": True, "NCDHW": False}
+    for (layout, last), groups in itertools.product(
+        layouts.items(), (1, 2, 4) if mixed else (4 if implementation == "elementwise" else 2,)
+    ):
         n = len(layout) - 2
-        groups = 4 if implementation == "elementwise" else 2
+        if mixed and forms_of(implementation, n) is None:
+            continue
         # SAME, of 3 taps and stride 2: an output of twice the size begins at the first tap and ends before the last.
         layer = layers.Layer(2, (2, 3, 2)[:n], 4, 4, (3,) * n, (2,) * n, (1,) * n, ((0, 1),) * n, groups, last)
         x, w, g = layer.operands()
@@ -265,7 +354,11 @@ def calls(implementation):
         yield jaxdeconv.conv_transpose, keywords, (x, w, g), layer.expected(x, w, g)
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, None])
+NAMED = [*IMPLEMENTATIONS, None, "taps,dilated", "phases,taps", "dilated,phases,taps"]
+NAMED += [pytest.param(name, marks=pytest.mark.thorough) for name in ("dilated,taps", "taps,phases", "phases,dilated,dilated")]
+
+
+@pytest.mark.parametrize("implementation", NAMED)
 def test_the_named_one_runs_and_is_right(implementation, ran):
     several = list(calls(implementation))
     assert len(several) > 4
@@ -304,6 +397,27 @@ UNABLE_CALLS = {  # what only says why; test_errors has the whole sentences
         (3, 1, 2),
         {"strides": 2**31 - 1, "output_shape": [1, 3, 2], "padding": "VALID"},
     ),
+    "phases of two taps far apart": (
+        ("taps,phases", "dilated,phases", "polyphase"),
+        (1, 2, 4, 3),
+        (2, 2, 2, 3),
+        {"strides": 1, "dilations": [1, 1000]},
+    ),
+    "257 terms of taps": (
+        ("taps,dilated", "taps,phases", "matmul"),
+        (1, 4, 2, 3),
+        (257, 2, 2, 3),
+        {"strides": 1, "padding": "VALID"},
+    ),
+    "257 terms of both dimensions": (("matmul",), (1, 4, 4, 3), (20, 20, 2, 3), {"strides": 1, "padding": "VALID"}),
+    "the longest stride of one of two": (
+        ("dilated,taps", "dilated,phases", "taps,phases", "phases,taps"),
+        (1, 2, 1, 3),
+        (2, 3, 2, 3),
+        {"strides": [2, 2**31 - 1], "output_shape": [1, 4, 3, 2], "padding": "VALID"},
+    ),
+    "fewer forms than dimensions": (("taps", "phases"), (1, 2, 4, 3), (2, 2, 2, 3), {"strides": 2}),
+    "more forms than dimensions": (("taps,dilated", "dilated,dilated", "taps,phases,taps"), (1, 4, 3), (2, 2, 3), {"strides": 2}),
 }
 
 
@@ -311,24 +425,25 @@ UNABLE_CALLS = {  # what only says why; test_errors has the whole sentences
 def test_the_unable_raise_and_nothing_else_runs(names, x, w, keywords, ran):
     keywords = {"output_shape": None} | keywords
     x, w = np.ones(x), np.ones(w)
-    sizes = call_of(x, w, keywords).sizes
+    function = {3: jaxdeconv.conv1d_transpose, 4: jaxdeconv.conv2d_transpose}[x.ndim]
+    sizes = call_of(function, x, w, keywords).sizes
     ran.clear()
     for name in names:
-        reason = next(filter(None, (UNABLE[name](contraction, sizes) for contraction in CONTRACTIONS)))
-        run = partial(jaxdeconv.conv1d_transpose, implementation=name, name=next(NAMES), **keywords)
+        reason = next(filter(None, (unable(name, contraction, sizes) for contraction in CONTRACTIONS)))
+        run = partial(function, implementation=name, name=next(NAMES), **keywords)
         for under in (run, jax.jit(run), jax.grad(lambda x, w, run=run: run(x, w).sum())):
-            with pytest.raises(ValueError, match=r"^conv1d_transpose: implementation must be able to") as caught:
+            with pytest.raises(ValueError, match=rf"^{function.__name__}: implementation must be able to") as caught:
                 under(x, w)
             assert f"and {name!r} {reason}, got implementation={name!r}; pass None to have it chosen" in str(caught.value)
     assert ran == []
 
 
-def call_of(x, w, keywords):
-    """What jaxdeconv.conv1d_transpose makes of these."""
+def call_of(function, x, w, keywords):
+    """What it makes of these."""
     recorded = []
     token = _call.calls.set(recorded)
     try:
-        jax.eval_shape(lambda x, w: jaxdeconv.conv1d_transpose(x, w, **keywords), x, w)
+        jax.eval_shape(lambda x, w: function(x, w, **keywords), x, w)
     finally:
         _call.calls.reset(token)
     return recorded[0]

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import layers
 import numpy as np
 import pytest
-from test_implementations import SETS, sizes_of, within
+from test_implementations import MIXTURES, SETS, names_of, sizes_of, within
 
 import jaxdeconv
 import jaxdeconv.lax
 from jaxdeconv import _call
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import UNABLE, Contraction, Platform
+from jaxdeconv._lowerings import Contraction, Platform, unable
 
 ODD = {  # of issues, by what is odd
     "cropped by more than a tap reaches": layers.Layer(4, (6,), 3, 2, (5,), (2,), (1,), ((6, 2),)),
@@ -94,7 +94,7 @@ def check_convolutions(function, *operands):
 CHECKED = {**SETS, "odd": list(ODD.values())}
 
 
-@pytest.mark.parametrize("name", get_args(jaxdeconv.Implementation))
+@pytest.mark.parametrize("name", [*get_args(jaxdeconv.Implementation), MIXTURES])
 @pytest.mark.parametrize("which", CHECKED)
 def test_no_convolution_is_one_that_xla_gets_wrong(which, name):
     """Of any lowering on any platform."""
@@ -104,20 +104,24 @@ def test_no_convolution_is_one_that_xla_gets_wrong(which, name):
         if (sizes := sizes_of(layer)) is None:
             continue
         pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
-        for contraction, platform in itertools.product(get_args(Contraction), get_args(Platform)):
-            if UNABLE[name](contraction, sizes) is None:
-                keywords = {"layer": layer, "name": name, "platform": platform, "precision": None, "preferred_element_type": x.dtype}
+        each = itertools.product(get_args(Contraction), get_args(Platform), names_of(name, layer))
+        for contraction, platform, own in each:
+            if unable(own, contraction, sizes) is None:
+                keywords = {"layer": layer, "name": own, "platform": platform, "precision": None, "preferred_element_type": x.dtype}
                 convolutions += check_convolutions(partial(within, contraction, **keywords), *pairs[contraction])
-    assert (convolutions > 0) == (name in ("dilated", "polyphase"))
+    mixed = name == MIXTURES and any(len(layer.spatial) > 1 for layer in CHECKED[which])
+    assert (convolutions > 0) == (mixed or name in ("dilated", "polyphase"))
 
 
 @pytest.mark.parametrize("which", cases.sampled(["odd", *SETS], 3))
 @pytest.mark.parametrize("forward_mode", cases.sampled([True, False], 2))
 def test_nor_one_that_jax_derives(which, forward_mode):
-    """Gradients and their gradients, of "dilated" by name, with what JAX makes of it by transposing."""
-    for layer in CHECKED[which]:
+    """Gradients and their gradients, of "dilated" and a few mixtures by name, with what JAX makes of it by transposing."""
+    named = [(layer, "dilated") for layer in CHECKED[which]]
+    named += [(layer, name) for layer in CHECKED[which][::3] for name in names_of(MIXTURES, layer, 1)]
+    for layer, name in named:
         x, w, _ = layer.operands()
-        options = _call.Options("f", "f", x.dtype, implementation="dilated", forward_mode=forward_mode)
+        options = _call.Options("f", "f", x.dtype, implementation=name, forward_mode=forward_mode)
 
         def loss(x, w, layer=layer, options=options):
             return jnp.sum(jnp.sin(_call.conv_transpose(x, w, Geometry(*layer.window), options)))
@@ -136,6 +140,7 @@ import jaxdeconv, jaxdeconv.lax, jaxdeconv.onnx
 from jaxdeconv import _call
 from jaxdeconv._geometry import Geometry
 from layers import Layer
+from test_implementations import MIXTURES, names_of
 
 def junk():
     kept = [np.full(2**size, 1e30, np.float32) for size in range(4, 20) for _ in range(6)]
@@ -152,7 +157,9 @@ def check(run, layer, x, w, g, to_w=lambda w: w):
 
 def every(layer, seed):
     x, w, g = layer.operands(seed, np.float32)
-    for name, forward_mode in ((None, False), ("dilated", False), ("dilated", True), ("polyphase", seed % 2 == 0)):
+    how = [(None, False), ("dilated", False), ("dilated", True), ("polyphase", seed % 2 == 0)]
+    how += [(name, seed % 2 == 1) for name in names_of(MIXTURES, layer, 1)]
+    for name, forward_mode in how:
         options = _call.Options("f", "f", x.dtype, implementation=name, forward_mode=forward_mode)
         check(lambda x, w: _call.conv_transpose(x, w, Geometry(*layer.window), options), layer, x, w, g)
 

@@ -358,6 +358,21 @@ def test_default_implementation():
         tf_op(LAYERS[0])(x, w)
 
 
+def test_a_mixture_by_default():
+    """As if it were given to each call: one of another number of dimensions cannot, unless another name is given to it."""
+    layer = LAYERS[3]
+    x, w = operands(layer)
+    programs = [str(jax.make_jaxpr(tf_op(layer, implementation=name))(x, w)) for name in ("taps,phases", "polyphase", "matmul")]
+    assert len(set(programs)) == 3
+    with jaxdeconv.defaults(implementation="taps,phases"):
+        assert str(jax.make_jaxpr(tf_op(layer))(x, w)) == programs[0]
+        assert str(jax.make_jaxpr(tf_op(layer, implementation="matmul"))(x, w)) == programs[2]
+        assert set(jaxdeconv.explain(tf_op(layer), x, w).lowerings["transpose"].values()) == {"taps,phases"}
+        with pytest.raises(ValueError, match=r"conv1d_transpose: implementation must be able .* another number of forms .*, 1, got"):
+            tf_op(LAYERS[0])(*operands(LAYERS[0]))
+        tf_op(LAYERS[0], implementation="dilated")(*operands(LAYERS[0]))
+
+
 def test_a_function_jitted_before_keeps_what_it_was_traced_with():
     x, w = operands(LAYERS[0])
     function = jax.jit(lambda x: tf_op(LAYERS[0])(x, w))
@@ -385,8 +400,11 @@ def test_defaults_are_of_one_thread_and_a_decorator():
 def test_errors_of_defaults():
     with pytest.raises(TypeError, match="defaults: forward_mode must be"), jaxdeconv.defaults(forward_mode=1):
         pass
-    with pytest.raises(ValueError, match="defaults: implementation must be"), jaxdeconv.defaults(implementation="fast"):
-        pass
+    for name in ("fast", "taps,fast", "taps,"):
+        with pytest.raises(ValueError, match="defaults: implementation must be") as caught, jaxdeconv.defaults(implementation=name):
+            pass
+        advice = "or a form for each dimension, as in 'taps,dilated'; pass None to have it chosen"
+        assert str(caught.value).endswith(f", got implementation={name!r}; {advice}")
 
 
 @pytest.mark.parametrize("first", sampled(range(0, 101, 25), 5))

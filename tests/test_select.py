@@ -2,8 +2,8 @@
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import get_args
 
 import cases
@@ -15,14 +15,15 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _select as policy
 from jaxdeconv._geometry import Geometry, reach, runs
-from jaxdeconv._lowerings import UNABLE, WORK, Contraction, _cpu_forms, polyphase
+from jaxdeconv._lowerings import UNIFORM, Contraction, Form, candidates, forms_of, mixed, unable
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._select import LARGE, RATES, WORTH, largest_temporary, seconds, select
+from jaxdeconv._platforms import cpu_lowerings, rates, work
+from jaxdeconv._select import LARGE, WORTH, estimate, largest_temporary, seconds, select
 
 CONTRACTIONS = get_args(Contraction)
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
-CPU = RATES["cpu"]
+CPU = rates("cpu")
 
 
 def sizes_of(layer, itemsize=4):
@@ -71,10 +72,10 @@ LAYERS = {
 EVERY = [*ANY, *OVERLAPPING, *itertools.chain.from_iterable(LAYERS.values())]
 
 
-def estimates(contraction, sizes, rates=CPU):
+def estimates(contraction, sizes, of_platform=CPU):
     """The seconds of every lowering that can."""
-    able = [name for name in IMPLEMENTATIONS if UNABLE[name](contraction, sizes) is None]
-    return {name: seconds(WORK["cpu"][name](contraction, sizes), rates, sizes.itemsize) for name in able}
+    able = [name for name in candidates(sizes.geometry) if unable(name, contraction, sizes) is None]
+    return {name: seconds(work("cpu", name, contraction, sizes), of_platform, sizes.itemsize) for name in able}
 
 
 def test_the_same_for_equal_arguments_and_able():
@@ -82,7 +83,7 @@ def test_the_same_for_equal_arguments_and_able():
         chosen = select(contraction, sizes, "cpu")
         copy = sizes._replace(geometry=Geometry(**vars(sizes.geometry)))
         assert select(contraction, copy, "cpu") == chosen
-        assert UNABLE[chosen](contraction, sizes) is None
+        assert unable(chosen, contraction, sizes) is None
         first = sizes._replace(geometry=Geometry(**vars(sizes.geometry) | {"channels_last": False}))
         assert select(contraction, first, "cpu") == chosen
 
@@ -93,8 +94,8 @@ def test_where_devices_come_in_numbers_nothing_is_chosen_that_gathers(platform):
         chosen = select(contraction, sizes, platform)
         assert chosen in ("dilated", "matmul")
         if platform == "gpu" and contraction == "filter_grad" and sizes.geometry.groups > 1:
-            assert chosen == ("dilated" if UNABLE["matmul"](contraction, sizes) else "matmul")
-        assert UNABLE[chosen](contraction, sizes) is None
+            assert chosen == ("dilated" if unable("matmul", contraction, sizes) else "matmul")
+        assert unable(chosen, contraction, sizes) is None
 
 
 def test_what_cudnn_has_no_call_for_is_a_product_on_gpu():
@@ -161,8 +162,11 @@ def test_only_ratios_of_rates_matter(factor, monkeypatch):
     before = [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS]
     ratios = {"narrow_product", "narrow_convolution", "fresh_from"}  # sizes and ratios
     scaled = CPU._replace(**{name: factor * rate for name, rate in CPU._asdict().items() if name not in ratios})
-    monkeypatch.setattr(policy, "RATES", MappingProxyType({"cpu": scaled}))
-    assert [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS] == before
+    once = estimate("matmul", "transpose", EVERY[0], "cpu")
+    monkeypatch.setattr(policy, "rates", {"cpu": scaled}.__getitem__)
+    assert estimate("matmul", "transpose", EVERY[0], "cpu") == pytest.approx(once / factor)
+    # Not the remembered choices.
+    assert [select.__wrapped__(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS] == before
 
 
 def test_a_slower_rate_never_makes_faster():
@@ -177,7 +181,7 @@ def test_a_slower_rate_never_makes_faster():
 def test_twice_the_batch_takes_no_less(monkeypatch):
     """From a batch of 16 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without. And while
     "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
-    monkeypatch.setattr(_cpu_forms, "MOST_PATCHES", 2**80)
+    monkeypatch.setattr(cpu_lowerings, "MOST_PATCHES", 2**80)
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
         if contraction == "filter_grad":
             sizes = sizes._replace(batch=sizes.batch + 15)
@@ -203,7 +207,7 @@ def test_the_patches_of_a_filter_gradient_are_few(batch, pieces):
 def test_the_longest_stride_is_left_to_dilated(name):
     layer = layers.Layer(1, (1,), 3, 2, (3,), (2**31 - 1,), (1,), ((0, 0),))
     for contraction in CONTRACTIONS:
-        assert "samples in blocks of (2147483647,) for an output of (3,)" in UNABLE[name](contraction, sizes_of(layer))
+        assert "samples in blocks of (2147483647,) for an output of (3,)" in unable(name, contraction, sizes_of(layer))
         assert select(contraction, sizes_of(layer), "cpu") == "dilated"
 
 
@@ -211,6 +215,35 @@ def test_long_filters_and_signals_are_judged_quickly():
     """Nothing here grows with the signal, and only linearly with the taps."""
     layer = layers.Layer(2**10, (10**9,), 2**12, 2**12, (4096,), (3,), (7,), ((5, -8),))
     assert {select(contraction, sizes_of(layer), "cpu") for contraction in CONTRACTIONS} == {"dilated"}
+
+
+def test_no_mixture_is_cut_over_a_mesh():
+    """Of what XLA's partitioner makes of them, nothing is known; without a mesh, some of the same are chosen or may be."""
+    for sizes, contraction in itertools.product(EVERY[::3], CONTRACTIONS):
+        for platform, axes in itertools.product(("cpu", "gpu", "tpu"), (1, 2)):
+            assert select(contraction, sizes, platform, axes) in IMPLEMENTATIONS
+
+
+def test_a_mixture_is_chosen_where_it_takes_least(monkeypatch):
+    """On CPU alone."""
+    sizes = same(2, 16, (32, 16), 4, 2, ndim=2)
+    assert "taps,phases" in candidates(sizes.geometry)
+
+    def least(platform, name, contraction, sizes):
+        return (
+            work(platform, name, contraction, sizes)
+            if name != "taps,phases"
+            else work(platform, name, contraction, sizes)._replace(
+                product=0, convolution=0, looped=0, naive=0, moved=1, rearranged=0, temporary=0
+            )
+        )
+
+    monkeypatch.setattr(policy, "work", least)
+    for contraction in CONTRACTIONS:
+        assert select.__wrapped__(contraction, sizes, "cpu") == "taps,phases"
+        assert select.__wrapped__(contraction, sizes, "cpu", 1) in IMPLEMENTATIONS
+        for platform in ("gpu", "tpu"):
+            assert select.__wrapped__(contraction, sizes, platform) in ("dilated", "matmul")
 
 
 # The arithmetic below the choice
@@ -258,6 +291,61 @@ def test_runs_are_the_taps_in_order():
         assert terms(Geometry((k, 2), (s, 1), (d, 3), ((crop, 0), (1, 1)), 1, channels_last=True)) == 2 * len(found)
 
 
+def steps(name, geometry):
+    """What each dimension is taken apart into; a dilation of one tap is none."""
+    way = mixed.apart(geometry, forms_of(name, geometry.ndim))
+
+    def dimensions(part):
+        rows = zip(part.kernel, part.strides, part.dilations, part.crops, strict=True)
+        return [(k, s, d if k > 1 else 1, crops) for k, s, d, crops in rows]
+
+    return tuple(zip(dimensions(way.outer), dimensions(way.inner), way.before, strict=True))
+
+
+INTERIORS = [
+    inside.geometry
+    for layer in [*GEOMETRIES, *map(layers.of_case, cases.GRID)]
+    if (inside := Geometry(*layer.window).interior(layer.spatial)) is not None
+]
+
+
+def test_candidates_are_all_that_differ():
+    """All forms of all dimensions, but those of a dimension that come to another one, or to phases that are within one block."""
+    counts, left_out = set(), 0
+    for geometry in INTERIORS:
+        names = candidates(geometry)
+        assert names[:4] == IMPLEMENTATIONS
+        assert len(set(names)) == len(names)
+        found = {steps(name, geometry) for name in names if name != "elementwise"}
+        for forms in itertools.product(get_args(Form), repeat=geometry.ndim):
+            name, way = ",".join(forms), mixed.apart(geometry, forms)
+            if len(set(forms)) == 1:
+                assert name not in names[4:]
+                continue
+            in_a_block = any(form == "phases" and q == 1 for form, q in zip(forms, way.inner.kernel, strict=True))
+            assert name not in names or not in_a_block
+            assert name in names or in_a_block or steps(name, geometry) in found, (name, geometry)
+            left_out += name not in names
+        counts.add((geometry.ndim, len(names)))
+    assert {(1, 4), (2, 4 + 9 - 3), (3, 4 + 27 - 3)} <= counts
+    assert left_out > 100
+
+
+def test_no_two_mixtures_are_one_and_the_same():
+    for geometry in INTERIORS:
+        names = candidates(geometry)[len(IMPLEMENTATIONS) :]
+        assert len({steps(name, geometry) for name in names}) == len(names), geometry
+
+
+def test_no_mixture_is_another_name_of_one_form():
+    """But for "dilated", which on CPU keeps the dimensions of one tap that mixtures merge."""
+    for geometry in INTERIORS:
+        mixtures = candidates(geometry)[len(IMPLEMENTATIONS) :]
+        alike = {steps(name, geometry): name for name in UNIFORM if name != "dilated"}
+        found = [(name, alike[way]) for name in mixtures if (way := steps(name, geometry)) in alike]
+        assert not found, (found, geometry)
+
+
 def coarse_by_hand(layer, offsets, first):
     """[*q, *s, taps] of which one entry is 1: where each tap falls, counting blocks from the first."""
     taps = np.array(list(np.ndindex(*layer.kernel)))
@@ -276,7 +364,7 @@ def test_the_coarse_filter_by_hand():
     moved, filters = 0, []
     for layer in GEOMETRIES[::3]:
         geometry = Geometry(*layer.window)
-        coarse, n = polyphase.coarse(geometry), geometry.ndim
+        coarse, n = replace(mixed.phases(geometry).inner, channels_last=True), geometry.ndim
         reach = {}
         for offset in ("none", "aligned"):
             spans = []
@@ -304,10 +392,15 @@ def test_the_coarse_filter_by_hand():
 
     geometries = [geometry for geometry, *_ in filters]
 
+    def filters_of(geometry, w, v):
+        way = mixed.phases(geometry)
+        v = v.reshape(*way.inner.kernel, *way.outer.kernel, 1, 1)
+        return mixed.placed(w, way).reshape(*way.inner.kernel, -1, 1), mixed.taken(v, way, geometry)
+
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(filters):
         each = zip(geometries, filters, strict=True)
-        return [(polyphase.coarse_filter(w, geometry), polyphase._fine_filter(v, geometry)) for geometry, (w, v) in each]
+        return [filters_of(geometry, w, v) for geometry, (w, v) in each]
 
     for (coarse, fine), (_, w, expected) in zip(both([each[1:] for each in filters]), filters, strict=True):
         np.testing.assert_array_equal(coarse, expected)

@@ -21,15 +21,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in whi
 from benchmarks import accelerate, estimates, inside
 from benchmarks.compare import OURS, ratios
 from benchmarks.layers import LAYERS, QUICK
-from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS
+from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS, MIXTURE, columns
 from benchmarks.peers import MODES
 from benchmarks.plots import plot_ratios, plot_scaling
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
-from benchmarks.variants import layouts_report
+from benchmarks.variants import LAYOUTS, pair_report
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import WORK
 from jaxdeconv._lowerings._work import Sizes, Work
-from jaxdeconv._select import RATES, seconds, select
+from jaxdeconv._platforms import rates, work
+from jaxdeconv._select import seconds, select
 
 Record = Mapping[str, Any]
 
@@ -123,9 +123,9 @@ def estimate(layer: Record, mode: str) -> dict[str, float]:
     sizes = Sizes(geometry, layer["batch"], size, layer["in_channels"], layer["out_channels"], itemsize=4)
     terms = dict.fromkeys(Work._fields, 0.0)
     for contraction in COMPUTED[mode]:
-        work = WORK["cpu"][select(contraction, sizes, "cpu")](contraction, sizes)
-        for field, amount in work._asdict().items():
-            terms[field] += seconds(Work(**{field: amount}), RATES["cpu"], sizes.itemsize)
+        amounts = work("cpu", select(contraction, sizes, "cpu"), contraction, sizes)
+        for field, amount in amounts._asdict().items():
+            terms[field] += seconds(Work(**{field: amount}), rates("cpu"), sizes.itemsize)
     return terms
 
 
@@ -176,6 +176,14 @@ def label(case: str) -> str:
     return f"{case} ({', '.join(map(str, numbers))})"
 
 
+COLUMNS = (*IMPLEMENTATIONS, MIXTURE)
+
+
+def column(name: str) -> str:
+    """Where a lowering is counted."""
+    return name if name in IMPLEMENTATIONS else MIXTURE
+
+
 def lowerings(record: Record, source: str) -> str:
     """The choices against the best, and the times of a few layers."""
     summary, rows = [], []
@@ -183,15 +191,15 @@ def lowerings(record: Record, source: str) -> str:
         cases = [case for case in record["cases"] if case["contraction"] == letter]
         regret = {name(case): case["regret"] for case in cases}
         worst = max(regret, key=regret.__getitem__)
-        fastest_ones, chosen = [best(case) for case in cases], [case["chosen"] for case in cases]
-        counts = [f"{fastest_ones.count(each)}, {chosen.count(each)}" for each in IMPLEMENTATIONS]
+        fastest_ones, chosen = [column(best(case)) for case in cases], [column(case["chosen"]) for case in cases]
+        counts = [f"{fastest_ones.count(each)}, {chosen.count(each)}" for each in COLUMNS]
         summary.append([letter, *counts, f"{geometric_mean(list(regret.values())):.3f}x", f"{ratio(regret[worst])} ({worst})"])
     for case in record["cases"]:
         if name(case) in QUICK or case["regret"] > 1.2:
-            times = [milliseconds(case["seconds"].get(each)) for each in IMPLEMENTATIONS]
+            times = map(milliseconds, columns(case["seconds"]))
             rows.append([f"{name(case)} {case['contraction']}", *times, case["chosen"], ratio(case["regret"])])
-    counted = table(["", *(f"{each}: fastest, chosen" for each in IMPLEMENTATIONS), "regret, mean", "regret, worst"], summary)
-    timed = table(["case", *(f"{each} ms" for each in IMPLEMENTATIONS), "chosen", "regret"], rows)
+    counted = table(["", *(f"{each}: fastest, chosen" for each in COLUMNS), "regret, mean", "regret, worst"], summary)
+    timed = table(["case", *(f"{each} ms" for each in COLUMNS), "chosen", "regret"], rows)
     text = "In how many layers each lowering is the fastest, in how many it is chosen, and the regret (geometric mean):"
     return f"{text}\n\n{counted}\n\nA few layers, and all with a regret above 1.2x:\n\n{timed}\n\n{environment(record, source)}"
 
@@ -211,7 +219,7 @@ def scaling(record: Record, source: str) -> str:
 
 
 def layouts(record: Record, source: str) -> str:
-    return f"{layouts_report(record, MODES)}\n\n{environment(record, source)}"
+    return f"{pair_report(record, LAYOUTS, MODES)}\n\n{environment(record, source)}"
 
 
 def inside_programs(record: Record, source: str) -> str:

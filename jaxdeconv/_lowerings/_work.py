@@ -1,4 +1,4 @@
-"""What a lowering would do for one contraction: amounts, from sizes alone. How long that takes is `_select`'s to say."""
+"""What a lowering would do for one contraction: amounts, from sizes alone, and the rates of a platform. No jax."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from jaxdeconv._geometry import Geometry
 
 Contraction: TypeAlias = Literal["transpose", "input_grad", "filter_grad"]
 Implementation: TypeAlias = Literal["dilated", "matmul", "polyphase", "elementwise"]
+Form: TypeAlias = Literal["dilated", "taps", "phases"]  # of one dimension: `mixed` says what each is
+Name: TypeAlias = str  # an Implementation, or a Form for each dimension with commas between them
 Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
 
 
@@ -92,4 +94,20 @@ class Work(NamedTuple):
     temporary: float = 0  # elements held at a time that are neither operand nor result
 
 
-Amounts: TypeAlias = Callable[[Contraction, Sizes], Work]
+Amounts: TypeAlias = Callable[[Name, Contraction, Sizes], Work]
+
+
+class Rates(NamedTuple):
+    """What a platform does in a unit of time, in float32. Only ratios matter to the choice."""
+
+    product: float  # operations
+    convolution: float
+    looped: float
+    naive: float
+    moved: float  # bytes
+    rearranged: float  # elements
+    steps: float = math.inf  # programs started
+    fresh: float = math.inf  # bytes of memory that the operating system has to hand out anew
+    fresh_from: float = math.inf  # the size of temporaries, in bytes, from which it does
+    narrow_product: float = 1  # times the rate of product in 16-bit floats
+    narrow_convolution: float = 1

@@ -25,7 +25,6 @@ from jax import lax
 from jaxdeconv._filters import LAYOUTS, positions, regrouped
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import padded
-from jaxdeconv._lowerings._work import Sizes
 
 
 def _activation_spec(geometry: Geometry) -> tuple[int, ...]:
@@ -162,8 +161,3 @@ def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywor
     if keywords["preferred_element_type"] in (jnp.float16, jnp.bfloat16):
         keywords["preferred_element_type"] = np.dtype(np.float32)  # for these are summed
     return jnp.sum(jax.vmap(lambda x, g: filter_grad(x[None], g[None], geometry, **keywords))(x, g), 0)
-
-
-def unable(contraction: str, sizes: Sizes) -> None:
-    """There is nothing it cannot compute."""
-    del contraction, sizes

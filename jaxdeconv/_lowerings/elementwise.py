@@ -1,6 +1,6 @@
 """Lowering "elementwise": products channel by channel, for depthwise transposed convolutions (one input and output channel a group).
 
-    transpose    y[b, t*s + r, c] = sum over q of x[b, t - q, c] * v[q, r, c], with v the coarse filter of "polyphase"
+    transpose    y[b, t*s + r, c] = sum over q of x[b, t - q, c] * v[q, r, c], with v the placed filter of phases
     input_grad   x[b, n, c] = sum over j of g[b, n*s + j*d - crop_lo, c] * w[j, c]
     filter_grad  w[j, c] = sum over b, n of g[b, n*s + j*d - crop_lo, c] * x[b, n, c]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,24 +21,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import matmul
-from jaxdeconv._lowerings._blocks import padded
-from jaxdeconv._lowerings._work import Sizes
-from jaxdeconv._lowerings.polyphase import coarse, coarse_filter, extended, placed_taps, without_extension
+from jaxdeconv._lowerings._blocks import padded, terms, too_sparse
+from jaxdeconv._lowerings._work import Contraction, Sizes
+from jaxdeconv._lowerings.mixed import MOST_TERMS, phases, placed
 
 MOST_TAPS = 256
 
 
-def unable(contraction: str, sizes: Sizes) -> str | None:
+def _extended(geometry: Geometry) -> Geometry:
+    """With the outputs that blocks begin with before output 0."""
+    before = phases(geometry).before
+    return replace(geometry, crops=tuple((lo - earlier, hi) for (lo, hi), earlier in zip(geometry.crops, before, strict=True)))
+
+
+def blocks_summed(geometry: Geometry) -> int:
+    """How many terms T sums."""
+    return terms(_extended(geometry))
+
+
+def unable(contraction: Contraction, sizes: Sizes) -> str | None:
     """Why it cannot compute this; None if it can."""
     geometry = sizes.geometry
     if not sizes.depthwise:
         channels = f"{sizes.in_channels} input and {sizes.out_channels} output channels in {geometry.groups} groups"
         return f"is for one input and one output channel a group, not for {channels}"
     if contraction == "transpose":
-        if (held := placed_taps(geometry)) > 2 * math.prod(sizes.lengths) + 2**16:
+        if (held := phases(geometry).placed_taps) > 2 * math.prod(sizes.lengths) + 2**16:
             return f"would place {sizes.taps} taps among {held} for an output of {sizes.lengths}"
-        return matmul.unable(contraction, sizes._replace(geometry=extended(geometry)))
+        if (count := blocks_summed(geometry)) > MOST_TERMS:
+            return f"would sum {count} shifted arrays, more than {MOST_TERMS}"
+        return too_sparse(sizes._replace(geometry=_extended(geometry)))
     if contraction == "input_grad" and sizes.taps > MOST_TAPS:
         return f"would sum {sizes.taps} shifted arrays in its input gradient, more than {MOST_TAPS}"
     rows = zip(sizes.spatial, geometry.strides, geometry.effective_kernels, strict=True)
@@ -49,20 +62,21 @@ def unable(contraction: str, sizes: Sizes) -> str | None:
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, c] += x[b, n, c] * w[j, c]."""
-    n, (batch, *_, channels) = geometry.ndim, x.shape
-    x, w = x.astype(preferred_element_type), w.astype(preferred_element_type)
-    placed, over = coarse_filter(w, geometry), coarse(geometry)
-    placed = placed.reshape(*over.kernel, *(each for s in geometry.strides for each in (1, s)), channels)
+    n, (batch, *_, channels), way = geometry.ndim, x.shape, phases(geometry)
+    x, over = x.astype(preferred_element_type), way.inner
+    taps = placed(w.astype(preferred_element_type), way)
+    taps = taps.reshape(*over.kernel, *(each for s in geometry.strides for each in (1, s)), channels)
     x = padded(x, [(0, 0, 0), *((q - 1 - lo, q - 1 - hi, 0) for q, (lo, hi) in zip(over.kernel, over.crops, strict=True)), (0, 0, 0)])
     lengths = [size - q + 1 for size, q in zip(x.shape[1:-1], over.kernel, strict=True)]
-    reached = [sorted({run.block + lo for run in runs}) for runs, (lo, _) in zip(extended(geometry).runs, over.crops, strict=True)]
+    reached = [sorted({run.block + lo for run in runs}) for runs, (lo, _) in zip(_extended(geometry).runs, over.crops, strict=True)]
     total = jnp.zeros((), preferred_element_type)
     for blocks in itertools.product(*reached):
         starts = [q - 1 - block for q, block in zip(over.kernel, blocks, strict=True)]
         shifted = x[(slice(None), *(slice(start, start + length) for start, length in zip(starts, lengths, strict=True)))]
-        total = total + jnp.expand_dims(shifted, range(2, 2 * n + 1, 2)) * placed[blocks]  # [batch, T, 1, ..., c] [1, s, ..., c]
+        total = total + jnp.expand_dims(shifted, range(2, 2 * n + 1, 2)) * taps[blocks]  # [batch, T, 1, ..., c] [1, s, ..., c]
     blocks_in_place = total.reshape(batch, *(length * s for length, s in zip(lengths, geometry.strides, strict=True)), channels)
-    return without_extension(blocks_in_place, geometry)
+    ends = zip(way.before, way.outer.crops, strict=True)
+    return padded(blocks_in_place, [(0, 0, 0), *((-before, -surplus, 0) for before, (_, surplus) in ends), (0, 0, 0)])
 
 
 def with_crops(g: jax.Array, geometry: Geometry) -> jax.Array:

@@ -1,17 +1,29 @@
-"""How much each lowering does for XLA on GPU, by lowering. Which convolution is one of cuDNN is XLA's rule, seen in what its compiler
+"""GPU: which convolutions are cuDNN's, and how much each lowering does.
+
+Which convolution is one of cuDNN is XLA's rule, seen in what its compiler
 makes of the layers of `benchmarks` and of random ones; how fast those are has not been measured.
 
-"polyphase" and "elementwise" are not chosen here; their amounts are those of CPU.
+Only "dilated" and "matmul" are chosen here; the amounts of others are those of CPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 
-from jaxdeconv._lowerings import _work_cpu
-from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Sizes, Work
+from jaxdeconv._lowerings import Lowering, general
+from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work
+from jaxdeconv._platforms import cpu
+
+RATES = Rates(  # in a second, of the order of an H200's data sheet; not measured, and only `naive` against the others matters
+    product=60e12,
+    convolution=60e12,
+    looped=10e12,
+    naive=1e12,
+    moved=4.8e12,
+    rearranged=0.6e12,
+    narrow_product=10,
+    narrow_convolution=10,
+)
 
 
 def _is_one_of_cudnn(contraction: Contraction, sizes: Sizes) -> bool:
@@ -44,4 +56,18 @@ def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
     return Work(product=sizes.flops, moved=moved, temporary=sizes.products)
 
 
-WORK: Mapping[Implementation, Amounts] = MappingProxyType({**_work_cpu.WORK, "dilated": _dilated, "matmul": _matmul})
+def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
+    """How much a lowering does."""
+    own = {"dilated": _dilated, "matmul": _matmul}
+    return own[name](contraction, sizes) if name in own else cpu.work(name, contraction, sizes)
+
+
+def lowering(contraction: Contraction, name: Name) -> Lowering:
+    """The function, in the form that is fast here."""
+    return general(contraction, name)
+
+
+def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
+    """What is not to be chosen, because XLA's partitioner gathers activations for it, moves more the more devices there are, or sums
+    a filter gradient of a sharded batch over more than its parts. docs/sharding.md has the evidence."""
+    return name not in ("dilated", "matmul") or (name == "dilated" and contraction == "filter_grad" and sizes.geometry.groups > 1)

@@ -1,8 +1,8 @@
-"""How much each lowering does for XLA on TPU, by lowering: amounts that explain what its compiler estimates, not what was measured.
+"""TPU: amounts that explain what its compiler estimates, not what was measured, and the forms that it wants.
 
 A TPU multiplies tiles of 128 x 128 of the filter with registers of 8 x 128 of activations, and holds arrays in such tiles, of eight
 rows of 128 lanes. So operations are counted on rounded sizes, and what XLA pads, or brings into another order on the way, as elements
-rearranged. "polyphase" and "elementwise" are not chosen here; their amounts are those of CPU.
+rearranged. Only "dilated" and "matmul" are chosen here; the amounts of others are those of CPU.
 """
 
 from __future__ import annotations
@@ -11,9 +11,20 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from jaxdeconv._lowerings import _work_cpu
+from jaxdeconv._lowerings import Lowering, dilated, general
 from jaxdeconv._lowerings._blocks import terms
-from jaxdeconv._lowerings._work import Amounts, Contraction, Implementation, Sizes, Work
+from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work
+from jaxdeconv._platforms import cpu
+
+RATES = Rates(  # in a cycle of a v5e, fitted to what its compiler estimates: `python -m benchmarks.estimates`
+    product=350e3,
+    convolution=350e3,
+    looped=1e3,
+    naive=1e3,
+    moved=800,
+    rearranged=37,
+    steps=1 / 1100,
+)
 
 LANES = 128
 SUBLANES = 8
@@ -69,4 +80,22 @@ def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
     )
 
 
-WORK: Mapping[Implementation, Amounts] = MappingProxyType({**_work_cpu.WORK, "dilated": _dilated, "matmul": _matmul})
+def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
+    """How much a lowering does."""
+    own = {"dilated": _dilated, "matmul": _matmul}
+    return own[name](contraction, sizes) if name in own else cpu.work(name, contraction, sizes)
+
+
+def lowering(contraction: Contraction, name: Name) -> Lowering:
+    """The function, in the form that is fast here."""
+    return dilated.filter_grad_by_item if (contraction, name) == ("filter_grad", "dilated") else general(contraction, name)
+
+
+def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
+    """What is not to be chosen, because XLA's partitioner gathers activations for it, or moves more the more devices there are.
+
+    Not so "dilated" for filter gradients of groups, because "matmul" would take up to ten times as many cycles: of depthwise ones,
+    which gathers where the channels are sharded, and of others on one chip. docs/sharding.md has the evidence.
+    """
+    del contraction, sizes
+    return name not in ("dilated", "matmul")

@@ -1,9 +1,7 @@
-"""What XLA on CPU computes faster in another form than that of the files of "matmul" and "elementwise".
+"""What XLA on CPU computes faster in another form than that of the files of the lowerings.
 
-Products are those of matrices, whose axes are merged here before XLA merges them by copying. The filter becomes a matrix before the
-product, for XLA would transpose it otherwise. Which operand is on the left matters: XLA packs one, and transposes the other where the
-product contracts over rows. A filter gradient makes its patches piece by piece, where its result is small. The partitioner
-cannot cut merged axes and pieces without gathering them.
+A product of few inputs has the filter on the left. A filter gradient makes its patches piece by piece, where its result is small, and
+a depthwise one tap by tap. The partitioner cannot cut pieces without gathering them.
 """
 
 from __future__ import annotations
@@ -18,14 +16,18 @@ import numpy as np
 from jax import lax
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import overlap_add, padded, patches, static
+from jaxdeconv._lowerings import mixed
+from jaxdeconv._lowerings._blocks import padded, static
+from jaxdeconv._lowerings._work import Form
 from jaxdeconv._lowerings.elementwise import with_crops
+from jaxdeconv._platforms import cpu_convolutions, cpu_products
 
-FEW = 16  # rows of x, up to which the filter is better on the left
-TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
+FEW = 16  # inputs, up to which the filter is better on the left
 MOST_PATCHES = 2**25  # bytes of patches, from which they are made piece by piece; glibc keeps no larger blocks for reuse
 PIECE = 2**23  # of about so many
 MOST_FILTER = 2**20  # bytes of a filter, beyond which adding up those of the pieces would take long
+
+BOTTOMS = mixed.Bottoms(cpu_products, cpu_convolutions)
 
 
 def pieces_of(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int) -> tuple[int, int]:
@@ -38,36 +40,35 @@ def pieces_of(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int)
     return (pieces, 1) if x[0] > 1 else (1, pieces)
 
 
-def matmul_transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
-    matrix = w.reshape(-1, w.shape[-1])
-    if geometry.channels_last and static(x) and x.size <= FEW * x.shape[-1]:
-        first = replace(geometry, channels_last=False)
-        return jnp.moveaxis(matmul_transpose(jnp.moveaxis(x, -1, 1), w, first, **keywords), 1, -1)
-    if geometry.channels_last:
-        products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
-        return overlap_add(products.reshape(*x.shape[:-1], *w.shape[:-1]), geometry)
-    products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
-    return overlap_add(products.reshape(*w.shape[:-1], *products.shape[1:]), geometry)
+    keywords |= {"forms": forms, "bottoms": BOTTOMS}
+    if mixed.is_product(forms) and geometry.channels_last and static(x) and x.size <= FEW * x.shape[-1]:
+        return jnp.moveaxis(mixed.transpose(jnp.moveaxis(x, -1, 1), w, replace(geometry, channels_last=False), **keywords), 1, -1)
+    return mixed.transpose(x, w, geometry, **keywords)
 
 
-def matmul_input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
     """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]. Channels last."""
-    n = geometry.ndim
-    taps = patches(g, geometry)  # [batch, *W, *k, o]
-    taps = taps.reshape(*taps.shape[: n + 1], -1)
-    return lax.dot_general(taps, w.reshape(-1, w.shape[-1]), (((n + 1,), (0,)), ((), ())), **keywords)
+    return mixed.input_grad(g, w, geometry, forms=forms, bottoms=BOTTOMS, **keywords)
 
 
-def matmul_filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
+
+    def whole(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+        return mixed.filter_grad(x, g, geometry, forms=forms, bottoms=BOTTOMS, **keywords)
+
+    if not mixed.is_product(forms):
+        return whole(x, g, geometry)
+    x, g = wide(x, **keywords), wide(g, **keywords)
     if not static(x):
-        return _whole_filter_grad(x, g, geometry, **keywords)
+        return whole(x, g, geometry)
     shape = (*geometry.kernel, g.shape[geometry.channel_axis], x.shape[geometry.channel_axis])
     samples = [x.shape[0], *(x.shape[axis] for axis in geometry.spatial_axes)]
     batches, pieces = pieces_of(tuple(samples), math.prod(samples) * math.prod(shape[:-1]), math.prod(shape), x.dtype.itemsize)
     if batches * pieces == 1:
-        return _whole_filter_grad(x, g, geometry, **keywords)
+        return whole(x, g, geometry)
     axis, s = geometry.spatial_axes[0], geometry.strides[0]
     images, inputs, outputs = x.shape[0] // batches, x.shape[axis] // pieces, g.shape[axis]
     if pieces > 1:  # of the inputs of a piece, all the outputs that they reach
@@ -80,7 +81,7 @@ def matmul_filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keyword
         first, start = (index * images, 0) if batches > 1 else (0, index * inputs)
         taken = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, first, images, 0), start, inputs, axis)
         reached = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, first, images, 0), start * s, outputs, axis)
-        return _whole_filter_grad(taken, reached, geometry, **keywords)
+        return whole(taken, reached, geometry)
 
     # The first is before the loop, and not zeros, so that what the loop carries varies over mesh axes as its results do.
     w: jax.Array = lax.fori_loop(1, batches * pieces, lambda index, w: w + piece(index), piece(0))
@@ -94,24 +95,6 @@ def wide(a: jax.Array, preferred_element_type: Any, **unused: Any) -> jax.Array:
     (jaxlib 0.10 to 0.12).
     """
     return a.astype(preferred_element_type)
-
-
-def _whole_filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-    x, g = wide(x, **keywords), wide(g, **keywords)
-    # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    channels, outputs = x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
-    rows = math.prod(geometry.kernel) * outputs
-    if not geometry.channels_last:
-        taps, x = patches(g, geometry).reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1)
-        w = lax.dot_general(taps, x, (((1,), (1,)), ((), ())), **keywords)
-        return w.reshape(*geometry.kernel, -1, channels)
-    taps, x = patches(g, geometry).reshape(-1, rows), x.reshape(-1, channels)
-    if static(x) and channels < rows and x.shape[0] >= TALL * rows:
-        w = lax.dot_general(x, taps, (((0,), (0,)), ((), ())), **keywords)
-        # in three axes, because XLA makes of a matrix product that is transposed the product of the other order
-        return w.reshape(channels, -1, outputs).transpose(1, 2, 0).reshape(*geometry.kernel, -1, channels)
-    w = lax.dot_general(taps, x, (((0,), (0,)), ((), ())), **keywords)
-    return w.reshape(*geometry.kernel, -1, channels)
 
 
 def elementwise_filter_grad(

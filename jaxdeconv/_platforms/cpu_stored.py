@@ -19,8 +19,8 @@ from jax import lax
 from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import overlap_add, patches
-from jaxdeconv._lowerings._cpu_forms import FEW, wide
 from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._platforms.cpu_lowerings import FEW, wide
 
 
 def keeps_layout(sizes: Sizes, layout: str) -> bool:

@@ -1,0 +1,53 @@
+"""`product` as XLA on CPU computes it faster: products of matrices, whose axes are merged here before XLA merges them by copying.
+
+The filter becomes a matrix before the product, for XLA would transpose it otherwise. Which operand is on the left matters: XLA packs
+one, and transposes the other where the product contracts over rows. The partitioner cannot cut merged axes without gathering them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings._blocks import static
+
+TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
+
+
+def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """Each input times each tap."""
+    matrix = w.reshape(-1, w.shape[-1])
+    if geometry.channels_last:
+        products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
+        return products.reshape(*x.shape[:-1], *w.shape[:-1])
+    products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
+    return products.reshape(*w.shape[:-1], *products.shape[1:])
+
+
+def input_grad(taps: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """Patches times the filter. Channels last."""
+    n = geometry.ndim
+    taps = taps.reshape(*taps.shape[: n + 1], -1)
+    return lax.dot_general(taps, w.reshape(-1, w.shape[-1]), (((n + 1,), (0,)), ((), ())), **keywords)
+
+
+def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """Patches times inputs, summed over batch and width."""
+    n = geometry.ndim
+    channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
+    rows, outputs = math.prod(shape), shape[-1]
+    # As matrices: of several contracted axes XLA would make one by transposing both operands.
+    if not geometry.channels_last:
+        taps, x = taps.reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1)
+        return lax.dot_general(taps, x, (((1,), (1,)), ((), ())), **keywords).reshape(*shape, channels)
+    taps, x = taps.reshape(-1, rows), x.reshape(-1, channels)
+    if static(x) and channels < rows and x.shape[0] >= TALL * rows:
+        w = lax.dot_general(x, taps, (((0,), (0,)), ((), ())), **keywords)
+        # in three axes, because XLA makes of a matrix product that is transposed the product of the other order
+        return w.reshape(channels, -1, outputs).transpose(1, 2, 0).reshape(*shape, channels)
+    return lax.dot_general(taps, x, (((0,), (0,)), ((), ())), **keywords).reshape(*shape, channels)
