@@ -11,6 +11,8 @@ from jaxdeconv._convert import convert_filters
 from jaxdeconv._explain import Explanation, explain
 from jaxdeconv._filters import FilterLayout
 from jaxdeconv._lowerings import Implementation
+from jaxdeconv._tune import load_tuning, tune
+from jaxdeconv._tuning import Tuning
 from jaxdeconv.tf import conv1d_transpose, conv2d_transpose, conv3d_transpose, conv_transpose
 
 __version__ = "0.1.0"
@@ -19,6 +21,7 @@ __all__ = [
     "Explanation",
     "FilterLayout",
     "Implementation",
+    "Tuning",
     "__version__",
     "accelerate",
     "conv1d_transpose",
@@ -31,8 +34,10 @@ __all__ = [
     "initializers",
     "keras",
     "lax",
+    "load_tuning",
     "onnx",
     "streaming",
     "tf",
     "torch",
+    "tune",
 ]

@@ -108,8 +108,8 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
         return function
 
     def editor(rows: list[Row] | None = None) -> Editor:
-        implementation, mode = canonicalize.how(name, None, forward_mode)
-        return Editor(How(implementation, bool(mode)), rows)
+        held = canonicalize.how(name, None, forward_mode)
+        return Editor(How(held.implementation, bool(held.forward_mode), held.tuning), rows)
 
     @functools.wraps(function)
     def accelerated(*arguments: Any, **keywords: Any) -> Any:

@@ -70,7 +70,7 @@ class Call(NamedTuple):
 
     def choices(self, contraction: Contraction) -> dict[Platform, Name]:
         """The lowering on each platform."""
-        return choices_of(contraction, self.sizes, self.options)
+        return choices_of(contraction, self.sizes, self.options, self.dtype)
 
 
 calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)

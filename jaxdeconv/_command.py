@@ -1,4 +1,4 @@
-"""The command line: `explain` and `bench` of one layer, given in any convention by that convention's own argument names."""
+"""The command line: `explain`, `bench` and `tune` of one layer, given in any convention by that convention's own argument names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import ast
 import dataclasses
 import inspect
 import json
+import os
 import re
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, get_args
@@ -21,16 +20,17 @@ import numpy as np
 
 import jaxdeconv
 from jaxdeconv._drawing import drawing
+from jaxdeconv._measure import difference, medians, ready, tolerance
 
 _EXAMPLES = """examples:
   python -m jaxdeconv explain tf --input 1,80,512 --filters 16,256,512 --output-shape 1,640,256 --strides 8
   python -m jaxdeconv explain torch --input 1,512,80 --weight 512,256,16 --stride 8 --padding 4
   python -m jaxdeconv bench keras --inputs 16,16,16,256 --kernel 4,4,128,256 --strides 2 --padding same
+  python -m jaxdeconv tune tf --input 1,80,512 --filters 16,256,512 --strides 8 --save tuning.json
 """
 _EXIT = """exit status: 0 if all is well, 1 for a layer that the convention rejects or lowerings that disagree, 2 for wrong usage"""
-# Not of a layer on a command line: further operands, and what explain or bench set themselves.
+# Not of a layer on a command line: further operands, and what the commands set themselves.
 _LEFT_OUT = {"bias", "B", "name", "forward_mode", "implementation"}
-_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}  # of the largest value; for wider ones 1e-4
 
 
 def _function(convention: str, arguments: Mapping[str, Any]) -> Callable[..., jax.Array]:
@@ -73,13 +73,14 @@ def _described(function: Callable[..., Any]) -> dict[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    about = "Says what a transposed convolution would compute, or times it here."
+    about = "Says what a transposed convolution would compute, times it here, or finds what is the fastest here."
     parser = argparse.ArgumentParser("python -m jaxdeconv", description=about, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"jaxdeconv {jaxdeconv.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="explain | bench")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="explain | bench | tune")
     for command, text in {
         "explain": "Prints shapes, crops, cost, the lowering on each platform, the layer in every other convention, and a drawing.",
         "bench": "Times every lowering that can compute the layer against lax and its autodiff, on the device that JAX finds here.",
+        "tune": "Finds the fastest lowering of the layer and its gradients on the device that JAX finds here, to be used.",
     }.items():
         conventions = commands.add_parser(
             command, help=text, description=text, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw
@@ -93,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
                 layer.add_argument("--json", action="store_true", help="print the fields as JSON, and no drawing")
             else:
                 layer.add_argument("--rounds", type=int, default=7, help="samples of each, in alternation (default 7)")
+            if command == "tune":
+                layer.add_argument("--save", metavar="PATH", help="a file to write what was found to; what it holds already is kept")
+                layer.add_argument("--thorough", action="store_true", help="try what is estimated to be slow, too")
     return parser
 
 
@@ -119,13 +123,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = vars(_parser().parse_args(argv))
     command, convention, dtype = given.pop("command"), given.pop("convention"), given.pop("dtype")
     as_json, rounds = given.pop("json", False), given.pop("rounds", 1)
+    path, thorough = given.pop("save", None), given.pop("thorough", False)
     function = _function(convention, given)
     names = list(inspect.signature(function).parameters)
     keywords = {name: value for name, value in given.items() if name not in names[:2]}
     arrays = [jax.ShapeDtypeStruct(given[name], dtype) for name in names[:2]]  # type: ignore[no-untyped-call]
     try:
-        if command == "bench" and rounds < 1:
-            raise ValueError(f"bench: rounds must be positive, got rounds={rounds}; pass 7")
+        if rounds < 1:
+            raise ValueError(f"{command}: rounds must be positive, got rounds={rounds}; pass 7")
         with jax.enable_x64(dtype in ("float64", "int64", "complex128")):
             explanation = jaxdeconv.explain(function, *arrays, **keywords)
             if command == "explain":
@@ -133,13 +138,28 @@ def main(argv: Sequence[str] | None = None) -> int:
                     json.dumps(dataclasses.asdict(explanation)) if as_json else f"{explanation}\n\n{drawing(explanation)}", flush=True
                 )
                 return 0
+            if command == "tune":
+                return _tune(partial(function, **keywords), arrays, path, rounds, thorough)
             return _bench(function, keywords, arrays, explanation, rounds)
-    except (ValueError, TypeError) as rejection:
-        print(f"python -m jaxdeconv: error: {rejection}", file=sys.stderr)
-        return 1
     except BrokenPipeError:  # of a reader that has read enough, as head
         sys.stderr.close()
         return 0
+    except (ValueError, TypeError, OSError) as rejection:
+        print(f"python -m jaxdeconv: error: {rejection}", file=sys.stderr)
+        return 1
+
+
+def _tune(function: Callable[..., jax.Array], arrays: list[Any], path: str | None, rounds: int, thorough: bool) -> int:
+    before = jaxdeconv.load_tuning(path) if path and os.path.exists(path) else jaxdeconv.Tuning()  # before much is measured
+    tuning = jaxdeconv.tune(function, *arrays, rounds=rounds, thorough=thorough)
+    print(tuning)
+    if path:
+        (before | tuning).save(path)
+        print(f"\nwritten to {path}; JAXDECONV_TUNING={path} uses it")
+    if any(found.refused for found in tuning.entries.values()):
+        print("python -m jaxdeconv: error: the lowerings disagree, or fail", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _modes(function: Callable[..., jax.Array]) -> dict[str, Callable[..., Any]]:
@@ -150,11 +170,6 @@ def _modes(function: Callable[..., jax.Array]) -> dict[str, Callable[..., Any]]:
         return (y, *vjp(jnp.ones_like(y)))
 
     return {"forward": function, "train": train}
-
-
-def _ready(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns, when it is there."""
-    return jax.tree.map(lambda each: each.block_until_ready(), function(*arguments))
 
 
 def _bench(
@@ -184,9 +199,9 @@ def _bench(
 
         for mode, run in _modes(partial(function, **keywords, **how)).items():
             if mode == "forward" or differentiable:
-                callables[mode, name] = partial(_ready, jax.jit(run), x, w)
-                results[mode, name] = [np.asarray(each).astype(complex) for each in jax.tree.leaves(callables[mode, name]())]
-    seconds = _medians(callables, rounds)
+                callables[mode, name] = partial(ready, jax.jit(run), x, w)
+                results[mode, name] = [np.asarray(each) for each in jax.tree.leaves(callables[mode, name]())]
+    seconds = medians(callables, rounds)
     print(f"{'':12} {'forward ms':>12} {'of lax':>8} {'with gradients ms':>18} {'of lax':>8}")
     worst = 0.0
     for name in variants:
@@ -198,23 +213,10 @@ def _bench(
             if (mode, name) in seconds:
                 row += f" {1e3 * seconds[mode, name]:{width}.3g} {seconds[mode, name] / seconds[mode, 'lax']:7.3g}x"
                 for actual, expected in zip(results[mode, name], results[mode, "lax"], strict=True):
-                    worst = max(worst, float(np.abs(actual - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)))
+                    worst = max(worst, difference(actual, expected))
         print(row, flush=True)
     print(f"\nlargest difference from lax: {worst:.1e} of the largest value")
-    if worst > _TOLERANCE.get(x.dtype.name, 1e-4):
+    if worst > tolerance(x.dtype, platform):
         print("python -m jaxdeconv: error: the lowerings disagree", file=sys.stderr)
         return 1
     return 0
-
-
-def _medians(callables: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, float]:
-    """Seconds a call, the median of samples taken in alternation, each of as many calls as take 20 ms."""
-    samples: dict[Any, list[float]] = {key: [] for key in callables}
-    for _ in range(rounds):
-        for key, function in callables.items():
-            calls, start = 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - start) < 0.02 or not calls:
-                function()
-                calls += 1
-            samples[key].append(elapsed / calls)
-    return {key: statistics.median(each) for key, each in samples.items()}

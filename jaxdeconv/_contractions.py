@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -23,7 +24,8 @@ from jaxdeconv._lowerings._interior import cut, interior
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._partitioning import entries, explicit_mesh, names, on_explicit_axes
 from jaxdeconv._platforms import converted, lowering, stored_form
-from jaxdeconv._select import select, select_ordinary
+from jaxdeconv._select import able, select, select_ordinary
+from jaxdeconv._tuning import Case, Tuning
 
 _TYPICAL = 1024
 CONTRACTIONS: Mapping[str, Contraction] = {"x": "input_grad", "w": "filter_grad", "y": "transpose"}
@@ -47,6 +49,7 @@ class Options(NamedTuple):
     forward_mode: bool | None = None
     axes: int = 0  # of a mesh, over which the operands may be cut: `_partitioning.axes`
     ordinary: bool = False  # a convolution of any network, and its gradients: `select_ordinary`
+    tuning: Tuning | None = None  # what was measured
 
 
 class Array(NamedTuple):
@@ -131,15 +134,48 @@ def sizes_of(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geome
     return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
 
 
-def choices_of(contraction: Contraction, sizes: Sizes, options: Options) -> dict[Platform, Name]:
-    """The lowering on each platform."""
+def device() -> tuple[Platform, str]:
+    """The platform and the kind of the device that JAX computes on. Of others than the three, the platform is that of their forms."""
+    found = jax.devices()[0]
+    return next((platform for platform in get_args(Platform) if platform == found.platform), "gpu"), found.device_kind
+
+
+def case_of(contraction: Contraction, sizes: Sizes, dtype: np.dtype[Any]) -> Case:
+    """What a tuning has a contraction of operands of this dtype by, on the device that JAX computes on."""
+    return Case(*device(), contraction, sizes._replace(itemsize=dtype.itemsize), dtype.name)
+
+
+def _measured(contraction: Contraction, sizes: Sizes, platform: Platform, options: Options, dtype: np.dtype[Any]) -> Name | None:
+    """What the tuning says, if there is one. Without one no device is asked for."""
+    if options.tuning is None or (case := case_of(contraction, sizes, dtype)).platform != platform:
+        return None
+    return options.tuning.chosen(case, able(contraction, sizes, platform, options.axes, measured=True))
+
+
+def choices_of(contraction: Contraction, sizes: Sizes, options: Options, dtype: np.dtype[Any]) -> dict[Platform, Name]:
+    """The lowering on each platform, of operands of this dtype: the one that is named, or was measured, or is estimated."""
 
     def chosen(platform: Platform) -> Name:
+        if (measured := _measured(contraction, sizes, platform, options, dtype)) is not None:
+            return measured
         if options.ordinary:
             return select_ordinary(contraction, sizes, platform)
         return select(contraction, sizes, platform, options.axes)
 
     return {platform: options.implementation or chosen(platform) for platform in get_args(Platform)}
+
+
+class Contracted(NamedTuple):
+    """One contraction, as the choice sees it."""
+
+    contraction: Contraction
+    sizes: Sizes
+    dtype: np.dtype[Any]  # of the operands
+    form: Form
+
+
+contracted: ContextVar[list[Contracted] | None] = ContextVar("contracted", default=None)
+"""Where tune() has set a list, every contraction that is traced is added to it, but those of symbolic sizes."""
 
 
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -281,14 +317,17 @@ def contract(
             none = lax.optimization_barrier(none)  # type: ignore[no-untyped-call]
         return none
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, wanted.dtype)), key=lambda each: each.itemsize)
+    given = lhs.dtype if lhs.dtype == rhs.dtype else accumulator
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
     # differentiate a convolution that accumulates in another dtype than that of its operands.
     if lhs.dtype != rhs.dtype or (lhs.dtype != accumulator and jax.__version_info__ < (0, 10)):
         lhs, rhs = lhs.astype(accumulator), rhs.astype(accumulator)
 
     sizes = sizes_of(form.x.shape, form.filter_shape, geometry, found, lhs.dtype)
-    choices = choices_of(contraction, sizes, options)
+    choices = choices_of(contraction, sizes, options, given)
     static = all(isinstance(size, int) for size in form.x.shape)
+    if static and (seen := contracted.get()) is not None:
+        seen.append(Contracted(contraction, sizes, given, form))
     if transposable:
         choices = _transposable(choices, contraction, sizes, options, static)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}

@@ -35,6 +35,7 @@ from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
 from jaxdeconv._lowerings import Contraction
 from jaxdeconv._partitioning import axes as mesh_axes
+from jaxdeconv._tuning import Tuning
 
 Axes = tuple[int, ...]
 
@@ -241,6 +242,7 @@ def prepared(
     parameters: Mapping[str, Any],
     implementation: str | None,
     forward_mode: bool | None,
+    tuning: Tuning | None,
 ) -> Call:
     """How the convolution would be computed of operands of these types, but for their shapes.
 
@@ -253,7 +255,8 @@ def prepared(
         raise UnrecognizedError(f"its operands are {lhs.dtype} and {rhs.dtype}")
     precision, preferred = parameters["precision"], parameters["preferred_element_type"]
     like: Any = jax.ShapeDtypeStruct((), _multiplied(lhs.dtype, preferred))  # type: ignore[no-untyped-call]
-    options = canonicalize.options(function, like, "conv_general_dilated", precision, preferred, implementation, forward_mode)
+    how = implementation, forward_mode, tuning
+    options = canonicalize.options(function, like, "conv_general_dilated", precision, preferred, *how)
     geometry = convolution.geometry
     layout, _ = _stored(convolution.axes_of("w"), geometry.groups, convolution.flipped)
     if convolution.ordinary and mesh_axes({convolution.lhs: lhs, convolution.rhs: rhs}, geometry.spatial_axes, layout):

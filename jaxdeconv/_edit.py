@@ -24,6 +24,7 @@ from jaxdeconv._contractions import Options
 from jaxdeconv._convolutions import Convolution, UnrecognizedError, as_floats, convolve, prepared, recognized
 from jaxdeconv._lowerings import Contraction, Name, Platform
 from jaxdeconv._stuffing import Move, Skipped, Spread, moved, skipped, skipped_inside, spread, spread_inside
+from jaxdeconv._tuning import Tuning
 
 
 class How(NamedTuple):
@@ -31,6 +32,7 @@ class How(NamedTuple):
 
     implementation: str | None
     forward_mode: bool
+    tuning: Tuning | None
 
 
 class Work(NamedTuple):

@@ -47,19 +47,31 @@ def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platf
     return seconds(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize)
 
 
+def able(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0, measured: bool = False) -> list[Name]:
+    """What can compute it rightly, where operands may be cut over so many axes of a mesh, and there shards well.
+
+    An estimate leaves out what a platform avoids, for devices come in numbers; what is `measured` only where it may be cut.
+    """
+    found = [
+        name
+        for name in candidates(sizes.geometry)
+        if unable(name, contraction, sizes) is None
+        and partitioned_right(name, sizes, axes)
+        and ((measured and axes == 0) or not avoided(platform, name, contraction, sizes))
+    ]
+    return found or ["dilated"]
+
+
 @lru_cache(4096)
 def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0) -> Name:
     """The lowering for this contraction, these sizes and this platform, where operands may be cut over so many axes of a mesh."""
-    able = [
-        name
-        for name in candidates(sizes.geometry)
-        if not avoided(platform, name, contraction, sizes)
-        and partitioned_right(name, sizes, axes)
-        and unable(name, contraction, sizes) is None
-    ] or ["dilated"]
     limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
-    penalty = {name: WORTH if largest_temporary(name, contraction, sizes, platform) > limit else 1 for name in able}
-    return min(able, key=lambda name: estimate(name, contraction, sizes, platform) * penalty[name])
+
+    def penalized(name: Name) -> float:
+        large = largest_temporary(name, contraction, sizes, platform) > limit
+        return estimate(name, contraction, sizes, platform) * (WORTH if large else 1)
+
+    return min(able(contraction, sizes, platform, axes), key=penalized)
 
 
 SURELY = 2  # An ordinary convolution becomes something else if that would take at most one in so many of its time.

@@ -12,8 +12,20 @@ import jaxdeconv
 
 PACKAGE = Path(jaxdeconv.__file__).parent
 # Reading order: each module may import those after it. Front-ends come first and do not import each other.
-ORDER = ["_accelerate", "_edit", "_stuffing", "_jaxprs", "_convolutions", "_call", "_derivatives", "_canonicalize", "_contractions"]
-ORDER += ["_partitioning", "_select", "_platforms", "_lowerings", "_filters", "_geometry"]
+ORDER = [
+    "_tune",
+    "_measure",
+    "_accelerate",
+    "_edit",
+    "_stuffing",
+    "_jaxprs",
+    "_convolutions",
+    "_call",
+    "_derivatives",
+    "_canonicalize",
+    "_contractions",
+]
+ORDER += ["_partitioning", "_tuning", "_select", "_platforms", "_lowerings", "_filters", "_geometry"]
 FRONT_ENDS = ["tf", "torch", "onnx", "lax", "keras", "_convert", "_explain", "streaming", "initializers"]
 COMMAND = ["__main__", "_command", "_drawing"]  # imports what it likes
 # Layers import front-ends, and one framework each; nothing imports them.

@@ -139,9 +139,9 @@ def test_help(line, capsys):
 def test_the_examples_of_the_help_run(capsys):
     _, out, _ = run(capsys, "--help")
     lines = re.findall(r"^  python -m jaxdeconv (.*)$", out, re.MULTILINE)
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
-        assert run(capsys, line.replace("bench", "explain"))[0] == 0
+        assert run(capsys, re.sub("^(bench|tune)", "explain", line.removesuffix(" --save tuning.json")))[0] == 0
 
 
 def test_bench(capsys):

@@ -1,0 +1,51 @@
+"""Times and differences of functions that compute the same."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Key = TypeVar("Key")
+
+
+def ready(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns, when it is there."""
+    return jax.tree.map(lambda each: each.block_until_ready(), function(*arguments))
+
+
+def medians(callables: Mapping[Key, Callable[[], Any]], rounds: int, within: float = math.inf) -> dict[Key, float]:
+    """Seconds a call, the median of samples taken in alternation, each of as many calls as take 20 ms.
+
+    What takes more than `within` times as long as the fastest so far is left out of a round.
+    """
+    samples: dict[Key, list[float]] = {key: [] for key in callables}
+    found: dict[Key, float] = {}
+    for _ in range(rounds):
+        limit = within * min(found.values()) if found else math.inf
+        for key, function in callables.items():
+            if found.get(key, 0) > limit:
+                continue
+            calls, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < 0.02 or not calls:
+                function()
+                calls += 1
+            samples[key].append(elapsed / calls)
+        found = {key: statistics.median(each) for key, each in samples.items()}
+    return found
+
+
+def difference(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    """The largest difference between two arrays, in parts of the largest value of the second."""
+    a, b = (each.astype(complex) for each in (actual, expected))
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
+
+
+def tolerance(dtype: Any, platform: str) -> float:
+    """How much rounding may make of it. Elsewhere than on CPU, products of float32 are of fewer bits by default."""
+    return {"float16": 1e-2, "bfloat16": 5e-2}.get(np.dtype(dtype).name, 1e-4 if platform == "cpu" else 5e-2)
