@@ -305,9 +305,7 @@ def tuning_of(function: str, name: str, path: str, again: bool = False) -> Tunin
 
 
 @contextmanager
-def defaults(
-    *, implementation: str | None = None, forward_mode: bool | None = None, tuning: Tuning | None = None
-) -> Iterator[None]:
+def defaults(*, implementation: str | None = None, forward_mode: bool | None = None, tuning: Tuning | None = None) -> Iterator[None]:
     """Within it, what calls and layers of this package take for an argument that they were not given.
 
     For models whose calls one cannot reach. It holds while JAX traces: a function that was jitted and called before keeps what it was

@@ -272,9 +272,9 @@ def test_what_no_longer_applies_is_ignored(monkeypatch):
     expected = chosen()
     entries = tuned().entries
     unknown = {case: found._replace(seconds=(("warp", 1e-9),)) for case, found in entries.items()}
-    unable = {case: found._replace(seconds=(("elementwise", 1e-9),)) for case, found in entries.items()}
+    cannot = {case: found._replace(seconds=(("elementwise", 1e-9),)) for case, found in entries.items()}
     assert unable("elementwise", "transpose", next(iter(entries)).sizes)
-    for table in (unknown, unable):
+    for table in (unknown, cannot):
         with jaxdeconv.defaults(tuning=Tuning(table)):
             assert chosen() == expected
             op(X, W)
