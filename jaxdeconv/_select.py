@@ -37,6 +37,8 @@ def seconds(work: Work, rates: Rates, itemsize: int) -> float:
         + (work.looped / rates.looped + work.naive / rates.naive) * wide / 4
         + work.moved * wide / rates.moved
         + work.rearranged / rates.rearranged
+        + work.gathered / rates.gathered
+        + work.jumps / rates.jumps
         + work.steps / rates.steps
         + (temporary / rates.fresh if temporary >= rates.fresh_from else 0)
     )

@@ -56,11 +56,11 @@ def candidates(geometry: Geometry) -> tuple[Name, ...]:
         if last > first and (s > 1 or d > 1):  # within a block there is nothing but its taps, and blocks of one are what they hold
             forms.append("phases")
         each.append(forms)
-    of_one_form = [mixed.apart(geometry, (form,) * geometry.ndim) for form in ("taps", "phases")]
+    of_one_form = [mixed.apart(geometry, (form,) * geometry.ndim)[1:] for form in ("taps", "phases")]
     mixtures = [
         ",".join(forms)
         for forms in itertools.product(*each)
-        if len(set(forms)) > 1 and mixed.apart(geometry, forms) not in of_one_form
+        if len(set(forms)) > 1 and mixed.apart(geometry, forms)[1:] not in of_one_form
     ]
     return (*get_args(Implementation), *mixtures)
 

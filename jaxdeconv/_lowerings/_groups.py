@@ -24,10 +24,11 @@ MOST_ON_CPU = 64
 WIDE = 16  # channels, up to which groups are computed together
 
 
-def together(groups: int, inputs: int, outputs: int) -> int:
-    """How many groups to compute at a time on CPU, of so many inputs and outputs each."""
-    most = max(1, WIDE // max(inputs, outputs))
-    return max(each for each in range(1, min(most, groups) + 1) if groups % each == 0)
+def at_a_time(groups: int, inputs: int, outputs: int, one_by_one: int) -> int:
+    """How many groups, of so many inputs and outputs each, are computed together; none if all are by `jax.vmap`."""
+    most = max(1, WIDE // max(inputs, outputs)) if one_by_one else 1
+    several = max(each for each in range(1, min(most, groups) + 1) if groups % each == 0)
+    return several if groups // several <= one_by_one else 0
 
 
 def per_group(contraction: str, lowering: Callable[..., jax.Array], one_by_one: int = 0) -> Callable[..., jax.Array]:
@@ -39,9 +40,7 @@ def per_group(contraction: str, lowering: Callable[..., jax.Array], one_by_one: 
             return lowering(lhs, rhs, geometry, **keywords)
         activation, last = geometry.channel_axis, geometry.ndim + 1
         rhs_axis, axis = (activation, last) if contraction == "filter_grad" else (last, activation)
-        inputs, outputs = _channels(contraction, lhs, rhs, geometry)
-        several = together(groups, inputs, outputs) if one_by_one else 1
-        if groups // several <= one_by_one:
+        if (several := at_a_time(groups, *_channels(contraction, lhs, rhs, geometry), one_by_one)) > 0:
 
             def part(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
                 if contraction == "filter_grad":

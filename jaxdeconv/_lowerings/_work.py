@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from jaxdeconv._geometry import Geometry
@@ -71,16 +70,6 @@ class Sizes(NamedTuple):
         return 2 * self.x * self.taps * (self.out_channels // self.geometry.groups)
 
 
-def one_group(sizes: Sizes) -> Sizes:
-    """The transposed convolution of one of the groups."""
-    groups = sizes.geometry.groups
-    return sizes._replace(
-        geometry=replace(sizes.geometry, groups=1),
-        in_channels=sizes.in_channels // groups,
-        out_channels=sizes.out_channels // groups,
-    )
-
-
 class Work(NamedTuple):
     """Amounts, in operations and elements; zero where there is none."""
 
@@ -90,8 +79,15 @@ class Work(NamedTuple):
     naive: float = 0  # of convolutions that XLA computes by one scalar loop
     moved: float = 0  # elements read or written in order
     rearranged: float = 0  # elements read or written out of order
+    gathered: float = 0  # elements of the patches of a convolution, which XLA packs,
+    jumps: float = 0  # and runs of neighbours that they are packed from
     steps: float = 0  # programs that are started one after the other, beyond the first
     temporary: float = 0  # elements held at a time that are neither operand nor result
+
+
+def total(*works: Work) -> Work:
+    """Of one after the other."""
+    return Work(*map(sum, zip(*works, strict=True)))
 
 
 Amounts: TypeAlias = Callable[[Name, Contraction, Sizes], Work]
@@ -106,6 +102,8 @@ class Rates(NamedTuple):
     naive: float
     moved: float  # bytes
     rearranged: float  # elements
+    gathered: float = math.inf  # elements
+    jumps: float = math.inf
     steps: float = math.inf  # programs started
     fresh: float = math.inf  # bytes of memory that the operating system has to hand out anew
     fresh_from: float = math.inf  # the size of temporaries, in bytes, from which it does

@@ -78,6 +78,7 @@ def _step(form: Form, whole: _Dimension) -> _Step:
 class Apart(NamedTuple):
     """A geometry taken apart."""
 
+    forms: tuple[Form, ...]
     outer: Geometry
     inner: Geometry
     before: tuple[int, ...]
@@ -99,7 +100,7 @@ def apart(geometry: Geometry, forms: tuple[Form, ...]) -> Apart:
     rows = zip(forms, geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True)
     steps = [_step(form, _Dimension(k, s, d, crops)) for form, k, s, d, crops in rows]
     outer, inner = (_geometry([getattr(step, which) for step in steps], geometry) for which in ("outer", "inner"))
-    return Apart(outer, inner, tuple(step.before for step in steps), tuple(step.placing for step in steps))
+    return Apart(forms, outer, inner, tuple(step.before for step in steps), tuple(step.placing for step in steps))
 
 
 def phases(geometry: Geometry) -> Apart:

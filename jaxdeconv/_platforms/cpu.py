@@ -3,102 +3,154 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache, partial
 
 from jaxdeconv._lowerings import Lowering, any_layout, by_forms, dilated, forms_of, general
-from jaxdeconv._lowerings._groups import MOST_ON_CPU, per_group
-from jaxdeconv._lowerings._work import Contraction, Form, Name, Rates, Sizes, Work, one_group
+from jaxdeconv._lowerings._blocks import terms
+from jaxdeconv._lowerings._groups import MOST_ON_CPU, at_a_time, per_group
+from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work, total
 from jaxdeconv._lowerings.elementwise import blocks_summed
-from jaxdeconv._lowerings.mixed import apart, inner_sizes, is_product, phases
+from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, is_product, phases
 from jaxdeconv._platforms import cpu_lowerings, cpu_stored
 from jaxdeconv._platforms.cpu_convolutions import merged
 
-RATES = Rates(  # in a second, fitted to `python -m benchmarks --lowerings`
-    product=300e9,
-    convolution=285e9,
-    looped=25e9,
-    naive=1e9,
-    moved=20e9,
-    rearranged=1.25e9,
-    fresh=4e9,
+RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
+    product=306e9,
+    convolution=370e9,
+    looped=55e9,
+    naive=0.6e9,
+    moved=65e9,
+    rearranged=2.1e9,
+    gathered=11e9,
+    jumps=0.4e9,
+    steps=40e3,
+    fresh=3.4e9,
     fresh_from=2**25,  # the largest block that glibc keeps for reuse
     narrow_product=3,  # by the processor's matrix unit
     narrow_convolution=0.6,  # which XLA computes in float32, after converting
 )
 
-SLOWER = (1, 1.35, 4)  # times a matrix product, that XLA's strided convolutions of 1, 2 and more dimensions take on CPU
-VECTOR = 16  # float32 lanes: a convolution to fewer channels computes as many
+VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
+SLOWER = (1, 1.8, 2.7)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
+VOLUME = 16  # times as long, that a jump takes in three
+TRANSPOSED = 3  # times as long as an element that is moved in order takes one of a transposition,
+COPIED = 2  # and one that is copied in runs
+
+
+def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
+    """A convolution as a product of its patches: rows, features, columns; and the window of a patch, and the steps in it."""
+    geometry = sizes.geometry
+    if contraction == "filter_grad":
+        return sizes.out_channels * sizes.taps, sizes.batch, sizes.in_channels, sizes.spatial, geometry.strides
+    if contraction == "input_grad":
+        rows = sizes.batch * math.prod(sizes.spatial)
+        return rows, sizes.out_channels, sizes.in_channels, geometry.kernel, geometry.dilations
+    return sizes.batch * math.prod(sizes.lengths), sizes.in_channels, sizes.out_channels, geometry.kernel, geometry.dilations
 
 
 def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
-    """A convolution, or what XLA makes of it."""
-    geometry = sizes.geometry
-    n, groups, stuffed = geometry.ndim, geometry.groups, math.prod(geometry.strides)
-    moved = sizes.x + sizes.y + sizes.w
-    if contraction == "filter_grad":
-        if sizes.depthwise or (groups > 1 and n > 1):
-            return Work(naive=sizes.flops, moved=moved)
-        # Operands and result are transposed, the batch being the channels. Patches of too few channels are gathered one by one.
-        held = moved - min(sizes.x, sizes.y, sizes.w)
-        gathered = 4 * n * sizes.products if sizes.batch < (4 if n == 1 else VECTOR) else 0
-        return Work(convolution=sizes.flops * groups, moved=moved, rearranged=moved + gathered, temporary=held)
-    dilated_volume = n > 2 and any(d > 1 for d in geometry.dilations)  # XLA's three-dimensional convolutions take no dilation
-    if contraction == "input_grad":
-        if sizes.depthwise or dilated_volume:
-            return Work(naive=sizes.flops, moved=moved)
-        return Work(convolution=sizes.flops * groups * SLOWER[min(n, 3) - 1], moved=moved, rearranged=sizes.w if n > 1 else 0)
-    reversed_filter = 4 * sizes.w
-    if stuffed == 1 and not sizes.depthwise and not dilated_volume:
-        channels = max(1, VECTOR / (sizes.out_channels // groups))
-        return Work(convolution=sizes.flops * groups * channels, moved=moved, rearranged=reversed_filter, temporary=sizes.w)
-    if n > 2 or groups > 1:  # multiplies with the stuffed zeros
-        return Work(naive=sizes.flops * stuffed, moved=moved, temporary=sizes.w)
-    into_place = 2 * sizes.products
-    return Work(convolution=sizes.flops, moved=moved, rearranged=reversed_filter + into_place, temporary=sizes.w)
-
-
-def _mixed(contraction: Contraction, sizes: Sizes, forms: tuple[Form, ...]) -> Work:
-    """For one group: the inner contraction, and what is read or written around it."""
-    way = apart(sizes.geometry, forms)
-    inner = inner_sizes(sizes, way)
-    if is_product(forms):
-        across = 2 * (sizes.x + sizes.products) if contraction == "filter_grad" else 0  # a contraction over rows reads columns
-        moved = sizes.x + sizes.y + sizes.w + 2 * sizes.products + across
-        temporary = sizes.products
-        if contraction == "filter_grad":
-            batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), sizes.products, sizes.w, sizes.itemsize)
-            temporary = temporary // (batches * pieces) + (sizes.y if pieces > 1 else 0)
-        return Work(product=sizes.flops, moved=moved, temporary=temporary)
-    fewer, batch, spatial = merged(inner.geometry, inner.batch, inner.spatial)
-    own = _convolution(contraction, inner._replace(geometry=fewer, batch=batch, spatial=spatial))
-    return own._replace(
-        moved=own.moved + inner.y + sizes.y,
-        rearranged=own.rearranged if contraction == "transpose" else own.rearranged + 4 * inner.w,
-        temporary=max(own.temporary, inner.w) + inner.y,
+    """For one group, channels last: what XLA makes of it."""
+    geometry, operands = sizes.geometry, sizes.x + sizes.y + sizes.w
+    n, stuffed = geometry.ndim, math.prod(geometry.strides)
+    if n > 2 and contraction != "filter_grad" and any(d > 1 for d in geometry.dilations):
+        return Work(naive=sizes.flops, moved=operands)
+    if contraction == "transpose" and stuffed > 1:
+        if n > 2:  # multiplies with the stuffed zeros
+            return Work(naive=sizes.flops * stuffed, moved=operands)
+        # A product with all taps, which are then put into their places.
+        moved = operands + TRANSPOSED * sizes.w
+        return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, temporary=sizes.products)
+    rows, features, columns, window, steps = _patched(contraction, sizes)
+    gathered = rows * math.prod(window) * features
+    jumps = rows * math.prod(window[:-1] if steps[-1:] == (1,) else window)  # from one run of a patch to the next
+    transposed = {"filter_grad": operands, "transpose": sizes.w, "input_grad": 0}[contraction]
+    pointwise = math.prod(window) == 1  # nothing to gather
+    return Work(
+        convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
+        gathered=0 if pointwise else gathered * (2 if contraction == "input_grad" and stuffed > 1 else 1),
+        jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
+        moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
+        temporary=sizes.x + sizes.y if contraction == "filter_grad" else 0,
     )
 
 
+def _product(contraction: Contraction, sizes: Sizes) -> Work:
+    """For one group: of a matrix of the inputs, of the taps, or of both."""
+    inputs, taps = sizes.batch * math.prod(sizes.spatial), sizes.taps * sizes.out_channels
+    sides = {"transpose": (inputs, taps), "input_grad": (inputs, sizes.in_channels), "filter_grad": (taps, sizes.in_channels)}
+    narrow = max(1, VECTOR / min(sides[contraction]))
+    across = sizes.x + sizes.products if contraction == "filter_grad" else 0  # a contraction over rows reads columns
+    return Work(product=sizes.flops * narrow, moved=sizes.x + sizes.y + sizes.w + sizes.products + across)
+
+
+def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: bool) -> Work:
+    """overlap_add of what an inner T gives, or the patches that an inner C or F is given."""
+    outer, held = way.outer, inner_sizes(sizes, way).y
+    several = [d for d, (k, s) in enumerate(zip(outer.kernel, outer.strides, strict=True)) if k > 1 or s > 1]
+    count = terms(outer)
+    if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
+        return Work()
+    moved = count * sizes.y if contraction == "transpose" else COPIED * held
+    if contraction == "filter_grad":
+        batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
+        if is_product(way.forms) and batches * pieces > 1:
+            return Work(moved=moved, temporary=held // (batches * pieces) + (sizes.x + sizes.y if pieces > 1 else 0))
+    return Work(moved=moved, temporary=held)
+
+
+def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
+    forms = forms_of(name, sizes.geometry.ndim)
+    assert forms is not None
+    way, channels_last = apart(sizes.geometry, forms), sizes.geometry.channels_last
+    product = is_product(forms)
+    if name == "dilated":
+        amounts = [_convolution(contraction, sizes)]
+    elif product:
+        amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, channels_last or contraction == "input_grad")]
+    else:
+        inner = inner_sizes(sizes, way)
+        fewer, batch, spatial = merged(inner.geometry, inner.batch, inner.spatial)
+        amounts = [
+            _convolution(contraction, inner._replace(geometry=fewer, batch=batch, spatial=spatial)),
+            _joined(contraction, sizes, way, channels_last=True),
+            Work(moved=inner.y + TRANSPOSED * inner.w, temporary=inner.w),
+        ]
+    if not channels_last and not (product and contraction == "filter_grad"):
+        last = sizes.y if product and contraction == "transpose" else sizes.x + sizes.y
+        amounts.append(Work(moved=TRANSPOSED * last, temporary=0 if product and contraction == "transpose" else last))
+    return total(*amounts, Work(steps=1))
+
+
 def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
+    layout = 0 if sizes.geometry.channels_last else TRANSPOSED * (sizes.x + sizes.y)
     if contraction == "transpose":
         placed = phases(sizes.geometry).placed_taps * sizes.in_channels
-        return Work(looped=2 * blocks_summed(sizes.geometry) * sizes.y, moved=sizes.x + sizes.y + placed, temporary=sizes.x + placed)
-    stored = 2 * sizes.taps * sizes.x if contraction == "filter_grad" else 0  # the products of one tap, then of the next
-    return Work(looped=sizes.flops, moved=sizes.x + sizes.w + 3 * sizes.y + stored, temporary=sizes.y)
+        looped = blocks_summed(sizes.geometry) * sizes.y
+        return Work(looped=looped, moved=sizes.x + sizes.y + placed + layout, temporary=sizes.x + placed, steps=1)
+    every = sizes.taps * sizes.x
+    moved = sizes.x + sizes.w + 3 * sizes.y + layout
+    if contraction == "filter_grad":  # one tap after the other
+        return Work(rearranged=every, moved=moved, temporary=sizes.y, steps=1)
+    return Work(looped=every, moved=moved, temporary=sizes.y, steps=1)
 
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     """How much a lowering does."""
-    if name == "dilated":
-        return _convolution(contraction, sizes)
     if name == "elementwise":
         return _elementwise(contraction, sizes)
-    forms, groups = forms_of(name, sizes.geometry.ndim), sizes.geometry.groups
-    assert forms is not None
+    geometry, groups = sizes.geometry, sizes.geometry.groups
     if groups == 1:
-        return _mixed(contraction, sizes, forms)
-    whole = Work(*(groups * amount for amount in _mixed(contraction, one_group(sizes), forms)))
-    taken_apart = sizes.x + sizes.y + sizes.w
-    return whole._replace(moved=whole.moved + 2 * taken_apart)  # as part of what is then held for each anyway
+        return _of_one_group(name, contraction, sizes)
+    operands = sizes.x + sizes.y + sizes.w
+    several = at_a_time(groups, sizes.in_channels // groups, sizes.out_channels // groups, MOST_ON_CPU)
+    if several == 0 and name != "matmul":  # a convolution with groups
+        return Work(naive=sizes.flops * (math.prod(geometry.strides) if contraction == "transpose" else 1), moved=operands)
+    parts = groups // max(several, 1)
+    one = replace(geometry, groups=1)
+    part = sizes._replace(geometry=one, in_channels=sizes.in_channels // parts, out_channels=sizes.out_channels // parts)
+    whole = Work(*(parts * amount for amount in _of_one_group(name, contraction, part)))
+    return whole._replace(moved=whole.moved + operands)  # to take apart; as part of what is then held for each anyway
 
 
 @lru_cache(None)
@@ -128,6 +180,6 @@ def stored(contraction: Contraction, name: Name, layout: str, sizes: Sizes | Non
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
-    """What is not to be chosen: nothing."""
-    del name, contraction, sizes
-    return False
+    """What is not to be chosen: phases within one block, which are "matmul" by a convolution of one tap."""
+    del contraction
+    return name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1}

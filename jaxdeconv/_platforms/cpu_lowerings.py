@@ -31,13 +31,14 @@ BOTTOMS = mixed.Bottoms(cpu_products, cpu_convolutions)
 
 
 def pieces_of(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int) -> tuple[int, int]:
-    """In how many equal pieces to do filter_grad, of x [batch, *W]: of the batch, and of the first dimension where that is one."""
+    """In how many equal pieces to do filter_grad, of x [batch, *W]: of the batch, and of the first dimension, which is filled up."""
     scale = max(itemsize, 4)
     if len(x) == 1 or patches * scale < MOST_PATCHES or filter_size * scale > MOST_FILTER:
         return 1, 1
-    whole, wanted = x[0] if x[0] > 1 else x[1], math.ceil(patches * scale / PIECE)
-    pieces = next((each for each in range(min(wanted, whole), min(4 * wanted, whole) + 1) if whole % each == 0), 1)
-    return (pieces, 1) if x[0] > 1 else (1, pieces)
+    wanted = math.ceil(patches * scale / PIECE)
+    if wanted >= x[0]:
+        return x[0], min(math.ceil(wanted / x[0]), x[1])
+    return next(each for each in range(wanted, x[0] + 1) if x[0] % each == 0), 1
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
@@ -70,22 +71,27 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[
     if batches * pieces == 1:
         return whole(x, g, geometry)
     axis, s = geometry.spatial_axes[0], geometry.strides[0]
-    images, inputs, outputs = x.shape[0] // batches, x.shape[axis] // pieces, g.shape[axis]
+    images, inputs, outputs = x.shape[0] // batches, -(-x.shape[axis] // pieces), g.shape[axis]
     if pieces > 1:  # of the inputs of a piece, all the outputs that they reach
-        (crop, *crops), outputs = geometry.crops, (inputs - 1) * s + geometry.effective_kernels[0]
-        widths = [(0, 0, 0)] * g.ndim
-        widths[axis] = (*crop, 0)
-        g, geometry = padded(g, widths), replace(geometry, crops=((0, 0), *crops))
+        (lo, hi), *crops = geometry.crops
+        outputs, filled = (inputs - 1) * s + geometry.effective_kernels[0], inputs * pieces - x.shape[axis]
+        x = padded(x, _along(x, axis, (0, filled)))
+        g, geometry = padded(g, _along(g, axis, (lo, hi + filled * s))), replace(geometry, crops=((0, 0), *crops))
 
     def piece(index: Any) -> jax.Array:
-        first, start = (index * images, 0) if batches > 1 else (0, index * inputs)
-        taken = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, first, images, 0), start, inputs, axis)
-        reached = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, first, images, 0), start * s, outputs, axis)
+        image, part = (index // pieces, index % pieces) if pieces > 1 else (index, 0)
+        taken = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, image * images, images, 0), part * inputs, inputs, axis)
+        reached = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, image * images, images, 0), part * inputs * s, outputs, axis)
         return whole(taken, reached, geometry)
 
     # The first is before the loop, and not zeros, so that what the loop carries varies over mesh axes as its results do.
     w: jax.Array = lax.fori_loop(1, batches * pieces, lambda index, w: w + piece(index), piece(0))
     return w
+
+
+def _along(a: jax.Array, axis: int, ends: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Widths of `lax.pad`."""
+    return [(*ends, 0) if each == axis else (0, 0, 0) for each in range(a.ndim)]
 
 
 def wide(a: jax.Array, preferred_element_type: Any, **unused: Any) -> jax.Array:

@@ -16,6 +16,7 @@ from jax import lax
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import static
 
+FEW = 16  # rows of the filter, up to which the gradient is the sum of those of the items of the batch, with channels first
 TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
 
 
@@ -42,6 +43,11 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
     channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
     rows, outputs = math.prod(shape), shape[-1]
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
+    if not geometry.channels_last and rows <= FEW:  # less to add up than x has to be transposed
+        several = lax.dot_general(
+            taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1), (((2,), (2,)), ((1,), (0,))), **keywords
+        )
+        return jnp.sum(several, 0).reshape(*shape, channels)
     if not geometry.channels_last:
         taps, x = taps.reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1)
         return lax.dot_general(taps, x, (((1,), (1,)), ((), ())), **keywords).reshape(*shape, channels)
