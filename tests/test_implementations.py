@@ -19,6 +19,7 @@ from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, candidates, forms_of, unable
 from jaxdeconv._lowerings._interior import cut
 from jaxdeconv._lowerings._work import Rates, Sizes, Work
+from jaxdeconv._lowerings import _groups
 from jaxdeconv._platforms import ROOMS, cpu_lowerings, cpu_products, cpu_stored, lowering, rates, work
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
@@ -234,13 +235,14 @@ def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("batch", [1, 6])
-def test_patches_in_pieces(batch, monkeypatch):
-    """Of a few images at a time, or of a few inputs of one image; differentiable, and under shard_map as without."""
+@pytest.mark.parametrize(("batch", "channels_last"), [(1, True), (2, False), (6, True), (30, False)])
+def test_patches_in_pieces(batch, channels_last, monkeypatch):
+    """Of a few images at a time, or of a few inputs of an image, of which the last are filled up; differentiable, and under
+    shard_map as without."""
     monkeypatch.setattr(cpu_lowerings, "MOST_PATCHES", 0)
     monkeypatch.setattr(cpu_lowerings, "PIECE", 1000)
-    layer = layers.Layer(batch, (12, 3), 2, 3, (3, 2), (2, 1), (1, 2), ((1, 2), (-1, 0)))
-    x, _, g = layer.operands()
+    layer = layers.Layer(batch, (13, 3), 2, 3, (3, 2), (2, 1), (1, 2), ((1, 2), (0, 0)), 1, channels_last)
+    x, w, g = layer.operands()
     filter_grad = partial(
         lowering("filter_grad", "matmul", "cpu"),
         geometry=Geometry(*layer.window),
@@ -249,14 +251,43 @@ def test_patches_in_pieces(batch, monkeypatch):
     )
     text = jax.jit(filter_grad).lower(x, g).compile().as_text()
     assert "while(" in text
-    patches = batch * 12 * 3 * 6 * 3 * 8
-    sizes = sizes_of(layer)
-    assert work("cpu", "matmul", "filter_grad", sizes).temporary * 8 == patches / 6 + (0 if batch > 1 else 8 * sizes.y)
+    np.testing.assert_allclose(filter_grad(x, g), layer.expected(x, w, g)[2], rtol=1e-12)
+    sizes, patches = sizes_of(layer), batch * 13 * 3 * 6 * 3
+    batches, pieces = batch, 7  # of two inputs each
+    assert cpu_lowerings.pieces_of((batch, 13, 3), patches, sizes.w, 8) == (batches, pieces)
+    assert work("cpu", "matmul", "filter_grad", sizes).temporary == patches // (batches * pieces) + sizes.x + sizes.y
     jax.test_util.check_grads(filter_grad, (x, g), 2, modes=["fwd", "rev"], rtol=1e-6)
     mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     specs = (jax.P("batch"), jax.P("batch"))
     mapped = jax.shard_map(lambda x, g: jax.lax.psum(filter_grad(x, g), "batch"), mesh=mesh, in_specs=specs, out_specs=jax.P())
     np.testing.assert_allclose(jax.jit(mapped)(x, g), filter_grad(x, g), rtol=1e-12)
+
+
+NARROW = [
+    layers.Layer(2, (3,), 6, 12, (3,), (2,), (1,), ((1, 0),), 6),
+    layers.Layer(1, (4,), 8, 4, (2,), (1,), (2,), ((0, 1),), 4, False),
+    layers.Layer(1, (2, 3), 6, 6, (2, 3), (2, 1), (1, 1), ((0, 0), (1, 1)), 3),
+    layers.Layer(1, (2,), 130, 65, (3,), (2,), (1,), ((1, 0),), 65),
+]
+
+
+@pytest.mark.parametrize("wide", [1, 4, 16, 1000])
+def test_groups_of_few_channels_are_computed_together(wide, monkeypatch):
+    """As many as there is room for, and none sees another's channels."""
+    monkeypatch.setattr(_groups, "WIDE", wide)
+    counts = []
+    for layer, name in itertools.product(NARROW, ("dilated", "matmul", "polyphase")):
+        x, w, g = layer.operands()
+        pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
+        keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64)}
+        for contraction, expected in zip(CONTRACTIONS, layer.expected(x, w, g), strict=True):
+            run = partial(within, contraction, layer=layer, name=name, platform="cpu", **keywords)
+            np.testing.assert_allclose(run(*pairs[contraction]), expected, rtol=1e-12, atol=1e-12, err_msg=f"{layer} {name}")
+            if name == "matmul":
+                counts.append(str(jax.make_jaxpr(run)(*pairs[contraction])).count("dot_general"))
+    per_layer = [counts[index : index + 3] for index in range(0, len(counts), 3)]
+    one_by_one = {1: [6, 4, 3, 1], 4: [3, 2, 3, 1], 16: [1, 1, 1, 13], 1000: [1, 1, 1, 1]}[wide]
+    assert per_layer == [[count] * 3 for count in one_by_one]
 
 
 # Of few inputs and many channels, whose filter stays as it is stored; of some more; and of many inputs, whose filter does not.

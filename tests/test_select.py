@@ -85,7 +85,7 @@ def test_the_same_for_equal_arguments_and_able():
         assert select(contraction, copy, "cpu") == chosen
         assert unable(chosen, contraction, sizes) is None
         first = sizes._replace(geometry=Geometry(**vars(sizes.geometry) | {"channels_last": False}))
-        assert select(contraction, first, "cpu") == chosen
+        assert unable(select(contraction, first, "cpu"), contraction, first) is None
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
@@ -179,12 +179,9 @@ def test_a_slower_rate_never_makes_faster():
 
 
 def test_twice_the_batch_takes_no_less(monkeypatch):
-    """From a batch of 16 on: below, "dilated" gathers the patches of its filter gradient, which larger batches do without. And while
-    "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
+    """While "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
     monkeypatch.setattr(cpu_lowerings, "MOST_PATCHES", 2**80)
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
-        if contraction == "filter_grad":
-            sizes = sizes._replace(batch=sizes.batch + 15)
         once, twice = estimates(contraction, sizes), estimates(contraction, sizes._replace(batch=2 * sizes.batch))
         for name in set(once) & set(twice):
             assert twice[name] >= once[name], (name, contraction, sizes)
@@ -192,13 +189,13 @@ def test_twice_the_batch_takes_no_less(monkeypatch):
             assert largest_temporary(name, contraction, more, "cpu") >= largest_temporary(name, contraction, sizes, "cpu")
 
 
-@pytest.mark.parametrize(("batch", "pieces"), [(1, 16), (2, 2), (16, 16)])
+@pytest.mark.parametrize(("batch", "pieces"), [(1, 16), (2, 16), (16, 16), (32, 16)])
 def test_the_patches_of_a_filter_gradient_are_few(batch, pieces):
     """Unless the filter itself is large."""
     sizes = sizes_of(layers.Layer(batch, (2**18 // batch,), 64, 32, (4,), (2,), (1,), ((1, 1),)), itemsize=4)
     assert largest_temporary("matmul", "transpose", sizes, "cpu") == 2**27
-    copy_of_g = 4 * sizes.y if batch == 1 else 0
-    assert largest_temporary("matmul", "filter_grad", sizes, "cpu") == 2**27 // pieces + copy_of_g
+    copies = 4 * (sizes.x + sizes.y) if batch < pieces else 0
+    assert largest_temporary("matmul", "filter_grad", sizes, "cpu") == 2**27 // pieces + copies
     large = sizes._replace(in_channels=64 * 64)
     assert largest_temporary("matmul", "filter_grad", large, "cpu") == 2**27
 

@@ -17,15 +17,15 @@ from jaxdeconv._platforms.cpu_convolutions import merged
 
 RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
     product=306e9,
-    convolution=370e9,
+    convolution=230e9,
     looped=55e9,
     naive=0.6e9,
-    moved=65e9,
-    rearranged=2.1e9,
-    gathered=11e9,
-    jumps=0.4e9,
-    steps=40e3,
-    fresh=3.4e9,
+    moved=100e9,
+    rearranged=2.6e9,
+    gathered=45e9,
+    jumps=0.16e9,
+    steps=70e3,
+    fresh=5.4e9,
     fresh_from=2**25,  # the largest block that glibc keeps for reuse
     narrow_product=3,  # by the processor's matrix unit
     narrow_convolution=0.6,  # which XLA computes in float32, after converting
@@ -33,9 +33,11 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
 
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
 SLOWER = (1, 1.8, 2.7)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
-VOLUME = 16  # times as long, that a jump takes in three
-TRANSPOSED = 3  # times as long as an element that is moved in order takes one of a transposition,
-COPIED = 2  # and one that is copied in runs
+VOLUME = 6  # times as long, that a jump takes in three
+TRANSPOSED = 4  # times as long as an element that is moved in order takes one of a transposition,
+COLD = 5  # times out of order, that strided convolutions of several dimensions read a g that no cache holds
+COPIED = 2  # one that is copied in runs,
+ADDED = 1.5  # and one that is read for a term of overlap_add
 
 
 def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
@@ -66,11 +68,13 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     jumps = rows * math.prod(window[:-1] if steps[-1:] == (1,) else window)  # from one run of a patch to the next
     transposed = {"filter_grad": operands, "transpose": sizes.w, "input_grad": 0}[contraction]
     pointwise = math.prod(window) == 1  # nothing to gather
+    cold = contraction == "input_grad" and n > 1 and stuffed > 1 and sizes.y * sizes.itemsize >= RATES.fresh_from
     return Work(
         convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
         gathered=0 if pointwise else gathered * (2 if contraction == "input_grad" and stuffed > 1 else 1),
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
         moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
+        rearranged=COLD * sizes.y if cold else 0,
         temporary=sizes.x + sizes.y if contraction == "filter_grad" else 0,
     )
 
@@ -91,7 +95,7 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     count = terms(outer)
     if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
         return Work()
-    moved = count * sizes.y if contraction == "transpose" else COPIED * held
+    moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms) and batches * pieces > 1:
@@ -150,7 +154,8 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     one = replace(geometry, groups=1)
     part = sizes._replace(geometry=one, in_channels=sizes.in_channels // parts, out_channels=sizes.out_channels // parts)
     whole = Work(*(parts * amount for amount in _of_one_group(name, contraction, part)))
-    return whole._replace(moved=whole.moved + operands)  # to take apart; as part of what is then held for each anyway
+    # To take apart is part of what is then held for each anyway. By vmap they are one program.
+    return whole._replace(moved=whole.moved + operands, steps=parts if several else 1)
 
 
 @lru_cache(None)

@@ -37,7 +37,8 @@ def pieces_of(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int)
         return 1, 1
     wanted = math.ceil(patches * scale / PIECE)
     if wanted >= x[0]:
-        return x[0], min(math.ceil(wanted / x[0]), x[1])
+        inputs = max(1, x[1] * x[0] // wanted)
+        return x[0], math.ceil(x[1] / inputs)
     return next(each for each in range(wanted, x[0] + 1) if x[0] % each == 0), 1
 
 
