@@ -21,8 +21,11 @@ def largest_temporary(name: Name, contraction: Contraction, sizes: Sizes, platfo
     return round(work(platform, name, contraction, sizes).temporary * sizes.itemsize)
 
 
-def seconds(work: Work, rates: Rates, itemsize: int) -> float:
-    """The estimate."""
+BESIDE = 3  # times its temporaries, that the program of a gradient holds: all of a program are one allocation
+
+
+def seconds(work: Work, rates: Rates, itemsize: int, held: int = 1) -> float:
+    """The estimate, in a program that holds so many times the temporaries of this."""
     if itemsize > 4:  # XLA on CPU, and TPUs, have fast convolutions of at most 32 bits
         product, convolution = rates.product * 4 / itemsize, rates.naive
     elif itemsize < 4:
@@ -40,13 +43,14 @@ def seconds(work: Work, rates: Rates, itemsize: int) -> float:
         + work.gathered / rates.gathered
         + work.jumps / rates.jumps
         + work.steps / rates.steps
-        + (temporary / rates.fresh if temporary >= rates.fresh_from else 0)
+        + (temporary / rates.fresh if held * temporary >= rates.fresh_from else 0)
     )
 
 
 def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> float:
     """The time that a lowering would take, in the unit of the platform's rates."""
-    return seconds(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize)
+    held = 1 if contraction == "transpose" else BESIDE
+    return seconds(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize, held)
 
 
 def able(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0, measured: bool = False) -> list[Name]:

@@ -96,6 +96,8 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
         return Work()
     moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held
+    if contraction == "transpose" and sizes.in_channels == 1 and is_product(way.forms):  # no sum: one loop, and nothing is held
+        return Work(moved=moved)
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms) and batches * pieces > 1:
@@ -111,7 +113,7 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     if name == "dilated":
         amounts = [_convolution(contraction, sizes)]
     elif product:
-        amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, channels_last or contraction == "input_grad")]
+        amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, channels_last)]
     else:
         inner = inner_sizes(sizes, way)
         fewer, batch, spatial = merged(inner.geometry, inner.batch, inner.spatial)
@@ -120,9 +122,12 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
             _joined(contraction, sizes, way, channels_last=True),
             Work(moved=inner.y + TRANSPOSED * inner.w, temporary=inner.w),
         ]
-    if not channels_last and not (product and contraction == "filter_grad"):
-        last = sizes.y if product and contraction == "transpose" else sizes.x + sizes.y
-        amounts.append(Work(moved=TRANSPOSED * last, temporary=0 if product and contraction == "transpose" else last))
+    if not channels_last and product:
+        # x or the products, whichever is less
+        result = {"transpose": sizes.y, "input_grad": min(sizes.x, sizes.products), "filter_grad": 0}[contraction]
+        amounts.append(Work(moved=TRANSPOSED * result))
+    elif not channels_last:
+        amounts.append(Work(moved=TRANSPOSED * (sizes.x + sizes.y), temporary=sizes.x + sizes.y))
     return total(*amounts, Work(steps=1))
 
 
@@ -169,7 +174,7 @@ def lowering(contraction: Contraction, name: Name) -> Lowering:
             return any_layout(contraction, cpu_lowerings.elementwise_filter_grad)
         return general(contraction, name)
     function = per_group(contraction, by_forms(name, getattr(cpu_lowerings, contraction)), one_by_one=MOST_ON_CPU)
-    return function if name == "matmul" and contraction != "input_grad" else any_layout(contraction, function)
+    return function if name == "matmul" else any_layout(contraction, function)
 
 
 def stored(contraction: Contraction, name: Name, layout: str, sizes: Sizes | None) -> Lowering | None:

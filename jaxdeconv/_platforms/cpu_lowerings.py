@@ -23,6 +23,7 @@ from jaxdeconv._lowerings.elementwise import with_crops
 from jaxdeconv._platforms import cpu_convolutions, cpu_products
 
 FEW = 16  # inputs, up to which the filter is better on the left
+SHORT = 16  # inputs of the last dimension, below which patches with channels first are of runs too short
 MOST_PATCHES = 2**25  # bytes of patches, from which they are made piece by piece; glibc keeps no larger blocks for reuse
 PIECE = 2**23  # of about so many
 MOST_FILTER = 2**20  # bytes of a filter, beyond which adding up those of the pieces would take long
@@ -51,8 +52,12 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Fo
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
-    """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]. Channels last."""
-    return mixed.input_grad(g, w, geometry, forms=forms, bottoms=BOTTOMS, **keywords)
+    """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
+    keywords |= {"forms": forms, "bottoms": BOTTOMS}
+    if not geometry.channels_last and static(g) and g.shape[-1] < SHORT * geometry.strides[-1]:
+        last = replace(geometry, channels_last=True)
+        return jnp.moveaxis(mixed.input_grad(jnp.moveaxis(g, 1, -1), w, last, **keywords), -1, 1)
+    return mixed.input_grad(g, w, geometry, **keywords)
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:

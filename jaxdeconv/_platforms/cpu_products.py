@@ -16,8 +16,17 @@ from jax import lax
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import static
 
-FEW = 16  # rows of the filter, up to which the gradient is the sum of those of the items of the batch, with channels first
+FEW = 16  # rows of the filter, up to which the gradient is the sum of those of the items of the batch
 TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
+
+
+def _by_item(matrix: jax.Array, batch: Any) -> bool:
+    """Whether products with channels first are better of one item of the batch at a time: then nothing but the taps is transposed."""
+    return isinstance(batch, int) and batch > 1 and matrix.shape[0] < matrix.shape[1]
+
+
+def _for_each(matrix: jax.Array, batch: int) -> jax.Array:
+    return jnp.broadcast_to(matrix, (batch, *matrix.shape))
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
@@ -26,15 +35,23 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -
     if geometry.channels_last:
         products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
         return products.reshape(*x.shape[:-1], *w.shape[:-1])
-    products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
+    if _by_item(matrix, x.shape[0]):
+        products = jnp.swapaxes(lax.dot_general(_for_each(matrix, x.shape[0]), x, (((2,), (1,)), ((0,), (0,))), **keywords), 0, 1)
+    else:
+        products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
     return products.reshape(*w.shape[:-1], *products.shape[1:])
 
 
 def input_grad(taps: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-    """Patches times the filter. Channels last."""
-    n = geometry.ndim
+    """Patches times the filter."""
+    n, matrix = geometry.ndim, w.reshape(-1, w.shape[-1])
+    if not geometry.channels_last:
+        taps = taps.reshape(len(matrix), *taps.shape[n + 1 :])
+        if _by_item(matrix, taps.shape[1]):
+            return lax.dot_general(_for_each(matrix, taps.shape[1]), taps, (((1,), (0,)), ((0,), (1,))), **keywords)
+        return jnp.swapaxes(lax.dot_general(matrix, taps, (((0,), (0,)), ((), ())), **keywords), 0, 1)
     taps = taps.reshape(*taps.shape[: n + 1], -1)
-    return lax.dot_general(taps, w.reshape(-1, w.shape[-1]), (((n + 1,), (0,)), ((), ())), **keywords)
+    return lax.dot_general(taps, matrix, (((n + 1,), (0,)), ((), ())), **keywords)
 
 
 def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
@@ -43,7 +60,10 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
     channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
     rows, outputs = math.prod(shape), shape[-1]
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    if not geometry.channels_last and rows <= FEW:  # less to add up than x has to be transposed
+    inputs = math.prod(x.shape[2:])
+    if (
+        not geometry.channels_last and static(x) and (rows <= FEW or rows < min(channels, inputs))
+    ):  # less is added up than is transposed
         several = lax.dot_general(
             taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1), (((2,), (2,)), ((1,), (0,))), **keywords
         )
