@@ -37,6 +37,7 @@ VOLUME = 6  # times as long, that a jump takes in three
 TRANSPOSED = 4  # times as long as an element that is moved in order takes one of a transposition,
 COLD = 5  # times out of order, that strided convolutions of several dimensions read a g that no cache holds
 COPIED = 2  # one that is copied in runs,
+MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
 ADDED = 1.5  # and one that is read for a term of overlap_add
 
 
@@ -96,8 +97,8 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
         return Work()
     moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held
-    if contraction == "transpose" and sizes.in_channels == 1 and is_product(way.forms):  # no sum: one loop, and nothing is held
-        return Work(moved=moved)
+    if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and is_product(way.forms):
+        return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms) and batches * pieces > 1:

@@ -16,7 +16,7 @@ from jax import lax
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import static
 
-FEW = 16  # rows of the filter, up to which the gradient is the sum of those of the items of the batch
+FEW = 16  # rows of the filter, up to which its gradient is a sum of one for each item; with many inputs, of four times as many
 TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
 
 
