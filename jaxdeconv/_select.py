@@ -33,7 +33,7 @@ def seconds(work: Work, rates: Rates, itemsize: int, held: int = 1) -> float:
     else:
         product, convolution = rates.product, rates.convolution
     wide = max(itemsize, 4)  # narrow products are summed, and so stored, in float32
-    temporary = work.temporary * wide
+    temporary = (work.temporary + work.inside) * wide
     return (
         work.product / product
         + work.convolution / convolution

@@ -83,6 +83,7 @@ class Work(NamedTuple):
     jumps: float = 0  # and runs of neighbours that they are packed from
     steps: float = 0  # programs that are started one after the other, beyond the first
     temporary: float = 0  # elements held at a time that are neither operand nor result
+    inside: float = 0  # and such that a convolution allocates when it runs
 
 
 def total(*works: Work) -> Work:

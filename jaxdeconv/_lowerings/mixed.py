@@ -57,6 +57,8 @@ class _Step(NamedTuple):
 
 
 def _step(form: Form, whole: _Dimension) -> _Step:
+    if whole.kernel == 1:
+        whole = whole._replace(dilation=1)
     k, s, d, (lo, hi) = whole
     if form == "dilated":
         return _Step(inner=whole)

@@ -16,29 +16,30 @@ from jaxdeconv._platforms import cpu_lowerings, cpu_stored
 from jaxdeconv._platforms.cpu_convolutions import merged
 
 RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
-    product=306e9,
-    convolution=230e9,
+    product=490e9,
+    convolution=380e9,
     looped=55e9,
     naive=0.6e9,
-    moved=100e9,
-    rearranged=2.6e9,
-    gathered=45e9,
-    jumps=0.16e9,
-    steps=70e3,
-    fresh=5.4e9,
+    moved=145e9,
+    rearranged=1.6e9,
+    gathered=300e9,
+    jumps=0.2e9,
+    steps=27e3,
+    fresh=20e9,
     fresh_from=2**25,  # the largest block that glibc keeps for reuse
     narrow_product=3,  # by the processor's matrix unit
     narrow_convolution=0.6,  # which XLA computes in float32, after converting
 )
 
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
-SLOWER = (1, 1.8, 2.7)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
+SLOWER = (1, 2.3, 3.2)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
 VOLUME = 6  # times as long, that a jump takes in three
 TRANSPOSED = 4  # times as long as an element that is moved in order takes one of a transposition,
-COLD = 5  # times out of order, that strided convolutions of several dimensions read a g that no cache holds
-COPIED = 2  # one that is copied in runs,
+COLD = 3  # times out of order, that strided convolutions of several dimensions read a g that no cache holds
+COPIED = 5  # one that is copied in runs,
+APART = 1.25  # times as long with channels first
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
-ADDED = 1.5  # and one that is read for a term of overlap_add
+ADDED = 1.2  # and one that is read for a term of overlap_add
 
 
 def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
@@ -63,10 +64,12 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
             return Work(naive=sizes.flops * stuffed, moved=operands)
         # A product with all taps, which are then put into their places.
         moved = operands + TRANSPOSED * sizes.w
-        return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, temporary=sizes.products)
+        return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, inside=sizes.products)
     rows, features, columns, window, steps = _patched(contraction, sizes)
     gathered = rows * math.prod(window) * features
     jumps = rows * math.prod(window[:-1] if steps[-1:] == (1,) else window)  # from one run of a patch to the next
+    if features == 1 and contraction == "filter_grad":
+        jumps = max(jumps, gathered / 2)
     transposed = {"filter_grad": operands, "transpose": sizes.w, "input_grad": 0}[contraction]
     pointwise = math.prod(window) == 1  # nothing to gather
     cold = contraction == "input_grad" and n > 1 and stuffed > 1 and sizes.y * sizes.itemsize >= RATES.fresh_from
@@ -96,7 +99,7 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     count = terms(outer)
     if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
         return Work()
-    moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held
+    moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held * (1 if channels_last else APART)
     if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and is_product(way.forms):
         return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
     if contraction == "filter_grad":

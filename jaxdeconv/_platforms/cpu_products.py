@@ -21,8 +21,11 @@ TALL = 32  # times as many rows as columns, from which the smaller operand is be
 
 
 def _by_item(matrix: jax.Array, batch: Any) -> bool:
-    """Whether products with channels first are better of one item of the batch at a time: then nothing but the taps is transposed."""
-    return isinstance(batch, int) and batch > 1 and matrix.shape[0] < matrix.shape[1]
+    """Whether products with channels first are better of one item of the batch at a time: then nothing but the taps is transposed.
+
+    XLA on CPU has no batch of products of bfloat16.
+    """
+    return isinstance(batch, int) and batch > 1 and matrix.shape[0] < matrix.shape[1] and matrix.dtype.itemsize >= 4
 
 
 def _for_each(matrix: jax.Array, batch: int) -> jax.Array:
