@@ -205,6 +205,7 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
     dtype, modes, wrong = arguments.dtype, arguments.mode, []
     if arguments.lowerings:
         record = lowerings.compare_lowerings(layers, dtype, rounds, not arguments.channels_first)
+        record |= {"random": arguments.random, "seed": arguments.seed}
         print(lowerings.report(record))
         wrong = lowerings.mismatches(record, accuracy)
     elif arguments.check:
@@ -228,6 +229,7 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
     elif arguments.layouts or arguments.torch:
         pair = variants.TORCH if arguments.torch else variants.LAYOUTS
         record = variants.compare_pair(layers, pair, dtype, modes, rounds)
+        record |= {"random": arguments.random, "seed": arguments.seed}
         print(variants.pair_report(record, pair, modes))
         wrong = compare.mismatches(record, accuracy)
     else:

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdeconv
 import jaxdeconv.lax
-from jaxdeconv import accelerate
+from jaxdeconv import _contractions, accelerate
 
 LAYOUTS = {
     1: [("NWC", "WIO", "NWC"), ("NCW", "OIW", "NCW"), ("WNC", "IWO", "CNW")],
@@ -364,14 +364,15 @@ def test_under_vmap_before_and_after():
     )
 
 
-def test_what_vmap_hides_is_seen_by_the_choice():
+def test_what_vmap_hides_is_seen_by_the_choice(monkeypatch):
     """x mapped over is more of the batch, for the choice as well: of these sizes it is another one than for a batch of one."""
-    x, w = array(32, 1, 10, 3, dtype="float32"), array(4, 3, 6, dtype="float32")
-    chosen = [accelerate(upsampled).explain(each, w).rows[0].lowerings["cpu"] for each in (x[0], x.reshape(32, 10, 3))]
+    monkeypatch.setattr(_contractions, "select", lambda _, sizes, *__: "polyphase" if sizes.batch > 1 else "matmul")
+    x, w = array(32, 1, 11, 3, dtype="float32"), array(4, 3, 6, dtype="float32")
+    chosen = [accelerate(upsampled).explain(each, w).rows[0].lowerings["cpu"] for each in (x[0], x.reshape(32, 11, 3))]
     assert chosen == ["matmul", "polyphase"]
     compiled = [
         jax.jit(function).lower(x, w).compile().as_text()
-        for function in (jax.vmap(accelerate(upsampled), (0, None)), lambda x, w: accelerate(upsampled)(x.reshape(32, 10, 3), w))
+        for function in (jax.vmap(accelerate(upsampled), (0, None)), lambda x, w: accelerate(upsampled)(x.reshape(32, 11, 3), w))
     ]
     assert [" convolution(" in text for text in compiled] == [True, True]  # which "matmul" has none of
     close(jax.vmap(accelerate(upsampled), (0, None))(x, w), jax.vmap(upsampled, (0, None))(x, w), 1e-5)

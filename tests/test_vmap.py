@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import jaxdeconv
+from jaxdeconv import _contractions
 
 SAMPLES = [
     cases.Case(2, 4, 3, 2, 3, 2, 1, 1, "SAME", "NWC", 7),
@@ -127,6 +128,23 @@ CONVOLVED = {
 }
 convolved = pytest.mark.parametrize("layer", cases.sampled(CONVOLVED.values(), 2), ids=CONVOLVED)
 QUICK = {"xla_backend_optimization_level": 0}  # to compile, which takes the time
+
+
+@pytest.fixture(autouse=True, scope="module")
+def convolutions_are_chosen():
+    """On CPU, where products of such small sizes would be: what is exchanged for products under a vmap over both."""
+    estimated = _contractions.select
+
+    def select(contraction, sizes, platform, axes=0):
+        if platform != "cpu":
+            return estimated(contraction, sizes, platform, axes)
+        return "polyphase" if contraction == "transpose" and max(sizes.geometry.strides) > 1 else "dilated"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_contractions, "select", select)
+        jax.clear_caches()  # of what was traced by another choice
+        yield
+    jax.clear_caches()
 
 
 def op_of(layer, **keywords):

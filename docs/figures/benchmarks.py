@@ -25,11 +25,7 @@ from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS, MIXTURE, columns
 from benchmarks.peers import MODES
 from benchmarks.plots import plot_ratios, plot_scaling
 from benchmarks.tables import geometric_mean, milliseconds, ratio, table
-from benchmarks.variants import LAYOUTS, pair_report
-from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._work import Sizes, Work
-from jaxdeconv._platforms import rates, work
-from jaxdeconv._select import seconds, select
+from benchmarks.variants import LAYOUTS, TORCH, pair_report
 
 Record = Mapping[str, Any]
 
@@ -41,16 +37,6 @@ AUTODIFF = 20  # of lax's, in training
 SHOWN = ("hifigan.up1.b1", "hifigan.up2.b1", "hifigan.up3.b16", "encodec.up2.b1", "dcgan.up4.b16", "unet3d.k3.b1")
 NAMES = {layer.name: layer for layer in LAYERS}
 FACTOR = {"forward": 1, "train": 3}
-COMPUTED = {"forward": ("transpose",), "train": ("transpose", "input_grad", "filter_grad")}
-TERMS = {
-    "product": "matrix product",
-    "convolution": "convolution",
-    "looped": "loops",
-    "naive": "scalar loops",
-    "moved": "memory",
-    "rearranged": "rearrangement",
-    "temporary": "fresh memory",
-}
 
 
 def kind(record: Record) -> str:
@@ -65,7 +51,11 @@ def kind(record: Record) -> str:
         return "scaling"
     case = record["cases"][0]
     if "contraction" in case:
-        return "lowerings"
+        return (
+            "lowerings" if not record.get("random") else "lowerings random" if record["channels_last"] else "lowerings random first"
+        )
+    if "jaxdeconv torch" in next(iter(case["modes"].values()))["seconds"]:
+        return "torch random"
     return "layouts" if "jaxdeconv NCW" in next(iter(case["modes"].values()))["seconds"] else "comparison"
 
 
@@ -114,33 +104,6 @@ def summary(record: Record, source: str) -> str:
     figure = "![Time of the fastest peer and of lax over that of jaxdeconv, for each case](img/benchmarks.svg)"
     rate = f"The matrix rate was {record['matrix_rate'] / 1e9:.0f} GFLOP/s."
     return f"{table(['ratio', 'goal', 'reached'], rows)}\n\n{environment(record, source)} {rate}\n\n{figure}"
-
-
-def estimate(layer: Record, mode: str) -> dict[str, float]:
-    """Seconds of each term of the cost model, summed over the contractions of the mode."""
-    kernel, strides, dilations, size = (tuple(layer[key]) for key in ("kernel", "strides", "dilations", "size"))
-    geometry = Geometry(kernel, strides, dilations, tuple(map(tuple, layer["padding"])), layer["groups"], channels_last=True)
-    sizes = Sizes(geometry, layer["batch"], size, layer["in_channels"], layer["out_channels"], itemsize=4)
-    terms = dict.fromkeys(Work._fields, 0.0)
-    for contraction in COMPUTED[mode]:
-        amounts = work("cpu", select(contraction, sizes, "cpu"), contraction, sizes)
-        for field, amount in amounts._asdict().items():
-            terms[field] += seconds(Work(**{field: amount}), rates("cpu"), sizes.itemsize)
-    return terms
-
-
-def below(record: Record, source: str) -> str:
-    rows = []
-    for mode in MODES:
-        for case in sorted(record["cases"], key=lambda case, mode=mode: ratios(case, mode)["best"]):
-            if (found := ratios(case, mode)["best"]) >= GOALS[mode][1]:
-                break
-            terms = estimate(case["layer"], mode)
-            largest, total = max(terms, key=terms.__getitem__), sum(terms.values())
-            bound = f"{TERMS[largest]}, {100 * terms[largest] / total:.0f}%"
-            ours = milliseconds(case["modes"][mode]["seconds"][OURS])
-            rows.append([f"{name(case)} {mode}", ratio(found), fastest(case, mode)[0], ours, milliseconds(total), bound])
-    return table(["case", "ratio", "fastest peer", "jaxdeconv ms", "estimate ms", "bound"], rows) if rows else "None."
 
 
 def compilation(record: Record, source: str) -> str:
@@ -204,6 +167,66 @@ def lowerings(record: Record, source: str) -> str:
     return f"{text}\n\n{counted}\n\nA few layers, and all with a regret above 1.2x:\n\n{timed}\n\n{environment(record, source)}"
 
 
+def sizes_of(layer: Record) -> str:
+    """A random layer in words."""
+    size = "x".join(map(str, layer["size"]))
+    text = f"{len(layer['size'])}-D ({layer['batch']}, {size}, {layer['in_channels']} to {layer['out_channels']}"
+    text += f", k {layer['kernel'][0]}, s {layer['strides'][0]}"
+    text += f", d {layer['dilations'][0]}" if max(layer["dilations"]) > 1 else ""
+    return text + (f", groups {layer['groups']})" if layer["groups"] > 1 else ")")
+
+
+NOTED, LONG = 1.5, 2e-4  # a regret, and the seconds from which it matters
+
+
+def random_lowerings(record: Record, source: str) -> str:
+    """What the choice costs on random layers, and where the most."""
+    rows, noted = [], []
+    for letter in CONTRACTIONS:
+        cases = [case for case in record["cases"] if case["contraction"] == letter]
+        regrets = [case["regret"] for case in cases]
+        far = [case for case in cases if case["regret"] > NOTED and case["seconds"][case["chosen"]] > LONG]
+        mixtures = sum("," in case["chosen"] for case in cases)
+        rows.append([letter, str(len(cases)), ratio(geometric_mean(regrets)), ratio(max(regrets)), str(len(far)), str(mixtures)])
+        noted += far
+    headers = ["", "layers", "regret, mean", "worst", f"above {NOTED}x and {1e3 * LONG:.1f} ms", "a mixture is chosen"]
+    worst = [
+        [
+            sizes_of(case["layer"]),
+            case["contraction"],
+            f"{case['chosen']}, {milliseconds(case['seconds'][case['chosen']])}",
+            f"{best(case)}, {milliseconds(case['seconds'][best(case)])}",
+            ratio(case["regret"]),
+        ]
+        for case in sorted(noted, key=lambda case: -case["regret"])
+    ]
+    text = table(headers, rows)
+    if worst:
+        text += "\n\n" + table(["layer", "", "chosen, ms", "fastest, ms", "regret"], worst)
+    return f"{text}\n\nSeed {record['seed']}. {environment(record, source)}"
+
+
+def random_torch(record: Record, source: str) -> str:
+    """Against torch in its own layout, on random layers."""
+    rows, far = [], []
+    for mode in MODES:
+        found = {}
+        for case in record["cases"]:
+            seconds = case["modes"][mode]["seconds"]
+            if set(TORCH) <= set(seconds):
+                ours, theirs = (seconds[each] for each in TORCH)
+                found[name(case)] = theirs / ours
+                if theirs / ours < 0.5:
+                    far.append([sizes_of(case["layer"]), mode, milliseconds(ours), milliseconds(theirs), ratio(theirs / ours)])
+        values = list(found.values())
+        below = [str(sum(value < limit for value in values)) for limit in (1, 0.7, 0.4)]
+        rows.append([mode, str(len(values)), ratio(geometric_mean(values)), *below, ratio(min(values)), ratio(max(values))])
+    text = table(["", "layers", "torch / jaxdeconv.torch, mean", "below 1x", "below 0.7x", "below 0.4x", "least", "most"], rows)
+    if far:
+        text += "\n\n" + table(["layer below 0.5x", "", "jaxdeconv.torch ms", "torch ms", "ratio"], far)
+    return f"{text}\n\nSeed {record['seed']}. {environment(record, source)}"
+
+
 def best(case: Record) -> str:
     return min(case["seconds"], key=case["seconds"].__getitem__)
 
@@ -241,12 +264,14 @@ def estimated(record: Record, source: str) -> str:
 
 FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
     "summary": ("comparison", summary),
-    "below": ("comparison", below),
     "forward": ("comparison", lambda record, source: comparison(record, "forward")),
     "train": ("comparison", lambda record, source: comparison(record, "train")),
     "compile": ("comparison", compilation),
     "shown": ("comparison", shown),
     "lowerings": ("lowerings", lowerings),
+    "lowerings-random": ("lowerings random", random_lowerings),
+    "lowerings-random-first": ("lowerings random first", random_lowerings),
+    "torch-random": ("torch random", random_torch),
     "scaling": ("scaling", scaling),
     "layouts": ("layouts", layouts),
     "inside": ("inside", inside_programs),

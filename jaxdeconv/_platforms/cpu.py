@@ -37,6 +37,7 @@ VOLUME = 6  # times as long, that a jump takes in three
 TRANSPOSED = 4  # times as long as an element that is moved in order takes one of a transposition,
 COLD = 3  # times out of order, that strided convolutions of several dimensions read a g that no cache holds
 COPIED = 5  # one that is copied in runs,
+TAKEN = 20  # one that is taken out of a part of the channels,
 APART = 1.25  # times as long with channels first
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
 ADDED = 1.2  # and one that is read for a term of overlap_add
@@ -64,10 +65,10 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
             return Work(naive=sizes.flops * stuffed, moved=operands)
         # A product with all taps, which are then put into their places.
         moved = operands + TRANSPOSED * sizes.w
-        return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, inside=sizes.products)
+        return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, temporary=sizes.w, inside=sizes.products)
     rows, features, columns, window, steps = _patched(contraction, sizes)
     gathered = rows * math.prod(window) * features
-    jumps = rows * math.prod(window[:-1] if steps[-1:] == (1,) else window)  # from one run of a patch to the next
+    jumps = rows * math.prod(window[:-1] if set(steps) == {1} else window)  # from one run of a patch to the next
     if features == 1 and contraction == "filter_grad":
         jumps = max(jumps, gathered / 2)
     transposed = {"filter_grad": operands, "transpose": sizes.w, "input_grad": 0}[contraction]
@@ -78,8 +79,9 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
         gathered=0 if pointwise else gathered * (2 if contraction == "input_grad" and stuffed > 1 else 1),
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
         moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
+        steps=1,
         rearranged=COLD * sizes.y if cold else 0,
-        temporary=sizes.x + sizes.y if contraction == "filter_grad" else 0,
+        temporary={"filter_grad": sizes.x + sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction],
     )
 
 
@@ -163,8 +165,9 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     one = replace(geometry, groups=1)
     part = sizes._replace(geometry=one, in_channels=sizes.in_channels // parts, out_channels=sizes.out_channels // parts)
     whole = Work(*(parts * amount for amount in _of_one_group(name, contraction, part)))
-    # To take apart is part of what is then held for each anyway. By vmap they are one program.
-    return whole._replace(moved=whole.moved + operands, steps=parts if several else 1)
+    # Channels that are last are taken apart in short runs. By vmap the parts are one program.
+    taken = TAKEN * operands if geometry.channels_last and parts > 1 else operands
+    return whole._replace(moved=whole.moved + taken, steps=parts if several else 1)
 
 
 @lru_cache(None)
