@@ -129,7 +129,7 @@ def explain(function: Callable[..., jax.Array], *arguments: Any, **keywords: Any
           crops (low, high)   (4, 4)
           useful FLOPs        333,447,168 in each of T, C and F
           T = transpose       cpu matmul (1,310,720 bytes), gpu dilated (0 bytes), tpu matmul (1,310,720 bytes)
-          C = input_grad      cpu dilated (0 bytes), gpu dilated (0 bytes), tpu matmul (1,310,720 bytes)
+          C = input_grad      cpu matmul (1,310,720 bytes), gpu dilated (0 bytes), tpu matmul (1,310,720 bytes)
           F = filter_grad     cpu matmul (1,310,720 bytes), gpu dilated (0 bytes), tpu dilated (0 bytes)
           the same window elsewhere
             tf     padding='SAME', output_shape=[1, 640, 256]

@@ -16,10 +16,9 @@ import pytest
 import jaxdeconv
 from jaxdeconv import _call, _contractions
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, candidates, forms_of, unable
+from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, _groups, candidates, forms_of, unable
 from jaxdeconv._lowerings._interior import cut
 from jaxdeconv._lowerings._work import Rates, Sizes, Work
-from jaxdeconv._lowerings import _groups
 from jaxdeconv._platforms import ROOMS, cpu_lowerings, cpu_products, cpu_stored, lowering, rates, work
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
