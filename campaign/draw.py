@@ -130,7 +130,9 @@ def _how(dice, case, x64, integers=(), complex=True):
     if dice.chance(0.05):
         given["precision"] = dice.pick("highest", "default", "high", ("highest", "default"))
     if dice.chance(0.15):
-        given["implementation"] = dice.pick("dilated", "matmul", "polyphase", "elementwise")
+        forms = [dice.pick("dilated", "taps", "phases") for _ in case.w[2:]]
+        names = ["dilated", "matmul", "polyphase", "elementwise"]
+        given["implementation"] = ",".join(forms) if len(set(forms)) > 1 else dice.pick(*names)
     table = DIFFERENTIABLE if dtype in FLOATS + COMPLEX else INTEGERS
     transform = dice.weighed({name: each.weight for name, each in table.items()})
     if transform == "shard_map" and dtype in COMPLEX:

@@ -126,7 +126,7 @@ def test_layers_that_were_slow_on_tpu():
     ("which", "contractions", "expected"),
     [
         ("iSTFT", ("transpose",), {"matmul"}),
-        ("depthwise", CONTRACTIONS, {"elementwise", "matmul"}),
+        ("depthwise", CONTRACTIONS, {"elementwise", "matmul", "polyphase"}),
         ("3-D", ("transpose",), {"matmul", "polyphase", "elementwise", "taps,taps,phases", "taps,phases,phases"}),
         ("HiFi-GAN", ("transpose",), {"matmul", "polyphase"}),
     ],
@@ -146,6 +146,7 @@ def test_memory_is_taken_only_where_it_is_worth_it():
     avoided = 0
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
         chosen, each = select(contraction, sizes, "cpu"), estimates(contraction, sizes)
+        each = {name: each[name] for name in policy.able(contraction, sizes, "cpu")}
         limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
         large = {name for name in each if largest_temporary(name, contraction, sizes, "cpu") > limit}
         same_size = large if chosen in large else set(each) - large
@@ -180,9 +181,11 @@ def test_a_slower_rate_never_makes_faster():
 
 
 def test_twice_the_batch_takes_no_less(monkeypatch):
-    """While "matmul" makes its patches all at once, for a piece of many is smaller than all of few."""
+    """While "matmul" makes its patches all at once, for a piece of many is smaller than all of few. And from a batch of 2 on: of one,
+    XLA packs the patches of a filter gradient sample by sample."""
     monkeypatch.setattr(cpu_lowerings, "MOST_PATCHES", 2**80)
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):
+        sizes = sizes._replace(batch=max(sizes.batch, 2))
         once, twice = estimates(contraction, sizes), estimates(contraction, sizes._replace(batch=2 * sizes.batch))
         for name in set(once) & set(twice):
             assert twice[name] >= once[name], (name, contraction, sizes)

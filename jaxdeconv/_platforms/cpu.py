@@ -68,7 +68,7 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
         return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, temporary=sizes.w, inside=sizes.products)
     rows, features, columns, window, steps = _patched(contraction, sizes)
     gathered = rows * math.prod(window) * features
-    jumps = rows * math.prod(window[:-1] if set(steps) == {1} else window)  # from one run of a patch to the next
+    jumps: float = rows * math.prod(window[:-1] if set(steps) == {1} else window)  # from one run of a patch to the next
     if features == 1 and contraction == "filter_grad":
         jumps = max(jumps, gathered / 2)
     transposed = {"filter_grad": operands, "transpose": sizes.w, "input_grad": 0}[contraction]

@@ -57,6 +57,8 @@ def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[F
     if not geometry.channels_last and static(g) and g.shape[-1] < SHORT * geometry.strides[-1]:
         last = replace(geometry, channels_last=True)
         return jnp.moveaxis(mixed.input_grad(jnp.moveaxis(g, 1, -1), w, last, **keywords), -1, 1)
+    if not geometry.channels_last:
+        g, w = wide(g, **keywords), wide(w, **keywords)
     return mixed.input_grad(g, w, geometry, **keywords)
 
 
