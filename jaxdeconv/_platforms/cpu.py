@@ -34,13 +34,14 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
 SLOWER = (1, 2.3, 3.2)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
 VOLUME = 6  # times as long, that a jump takes in three
-TRANSPOSED = 4  # times as long as an element that is moved in order takes one of a transposition,
-COLD = 3  # times out of order, that strided convolutions of several dimensions read a g that no cache holds
-COPIED = 5  # one that is copied in runs,
-TAKEN = 20  # one that is taken out of a part of the channels,
-APART = 1.25  # times as long with channels first
+COLD = 3  # times that strided convolutions of several dimensions read a g, out of order, that no cache holds
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
-ADDED = 1.2  # and one that is read for a term of overlap_add
+# What other elements count, of those that are moved in order:
+ADDED = 1.2  # for each term of overlap_add
+TRANSPOSED = 4
+COPIED = 5  # in runs, as patches are; with channels first these are
+APART = 1.25  # times as slow
+TAKEN = 20  # out of a part of the channels, where they are last
 
 
 def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
