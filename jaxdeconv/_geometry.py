@@ -51,6 +51,16 @@ def reach(kernel: int, stride: int, dilation: int, crop: int) -> tuple[int, int]
     return -crop // stride, ((kernel - 1) * dilation - crop) // stride
 
 
+def extra_blocks(kernel: int, stride: int, dilation: int, crops: tuple[int, int]) -> int:
+    """T - W, where T = ceil(L / s) blocks of s outputs hold all L."""
+    return -(-(effective_kernel(kernel, dilation) - sum(crops)) // stride) - 1
+
+
+def surplus(kernel: int, stride: int, dilation: int, crops: tuple[int, int]) -> int:
+    """T*s - L: outputs of the last block that do not exist."""
+    return -(effective_kernel(kernel, dilation) - sum(crops)) % stride
+
+
 Ends: TypeAlias = tuple[tuple[int, int], ...]
 """Per dimension, how many at its low and at its high end."""
 
@@ -146,15 +156,13 @@ class Geometry:
 
     @property
     def extra_blocks(self) -> tuple[int, ...]:
-        """T - W, per dimension, where T = ceil(L / s) blocks of s outputs hold all L; an int even where W is symbolic."""
-        return tuple(
-            -(-(ke - lo - hi) // s) - 1 for ke, s, (lo, hi) in zip(self.effective_kernels, self.strides, self.crops, strict=True)
-        )
+        """T - W, per dimension; an int even where W is symbolic."""
+        return tuple(map(extra_blocks, self.kernel, self.strides, self.dilations, self.crops))
 
     @property
     def surplus(self) -> tuple[int, ...]:
-        """T*s - L, per dimension: outputs of the last block that do not exist."""
-        return tuple(-(ke - lo - hi) % s for ke, s, (lo, hi) in zip(self.effective_kernels, self.strides, self.crops, strict=True))
+        """T*s - L, per dimension."""
+        return tuple(map(surplus, self.kernel, self.strides, self.dilations, self.crops))
 
     def interior(self, sizes: tuple[int | None, ...]) -> Interior | None:
         """The same op on the inputs, taps and outputs that meet, of W inputs or None where W is symbolic. None where nothing meets.

@@ -120,6 +120,7 @@ def load_tuning(path: str | os.PathLike[str]) -> Tuning:
 
     Raises:
         ValueError: the file cannot be read, or is none that `Tuning.save` wrote.
+        TypeError: path is no path.
 
     Example:
         >>> import tempfile
@@ -129,6 +130,8 @@ def load_tuning(path: str | os.PathLike[str]) -> Tuning:
         ...     jaxdeconv.load_tuning(f"{folder}/tuning.json")
         Tuning(<0 entries>)
     """
+    if not isinstance(path, str | os.PathLike):
+        raise error(TypeError, "load_tuning", "path must be a string or a path", "path", path, "pass that of what Tuning.save wrote")
     return canonicalize.tuning_of("load_tuning", "path", os.fspath(path), again=True)
 
 

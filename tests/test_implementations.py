@@ -221,6 +221,10 @@ FORMS = {  # of the matrix product: what large and small operands have
     "filter on the left": {"FEW": 2**60},
     "x on the left": {"TALL": 0},
     "x on the right": {"TALL": 2**60},
+    "the gradient of the filter item by item": {"NARROW": 2**60},
+    "and of all at once": {"NARROW": 0},
+    "patches with channels first": {"SHORT": 0},
+    "and with channels last": {"SHORT": 2**60},
     "small pieces": {"MOST_PATCHES": 0, "PIECE": 1},
     "larger pieces": {"MOST_PATCHES": 0, "PIECE": 512},
 }
@@ -229,8 +233,38 @@ FORMS = {  # of the matrix product: what large and small operands have
 @pytest.mark.parametrize("form", cases.sampled(FORMS, 2))
 def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
     for name, value in FORMS[form].items():
-        monkeypatch.setattr(cpu_products if name == "TALL" else cpu_lowerings, name, value)
+        monkeypatch.setattr(cpu_products if name in ("TALL", "NARROW") else cpu_lowerings, name, value)
     test_each_is_the_oracle("forms", "matmul", "cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_floats_of_narrow_filters(dtype):
+    """With channels first: XLA on CPU has no product of bfloat16 that contracts over rows."""
+    layer = layers.Layer(3, (20,), 40, 3, (3,), (1,), (1,), ((1, 1),), 1, channels_last=False)
+    x, w, g = (jax.numpy.asarray(each, dtype) for each in layer.operands())
+    pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
+    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float32)}
+    exact = layer.expected(*(np.asarray(each, np.float64) for each in (x, w, g)))
+    for contraction, expected in zip(CONTRACTIONS, exact, strict=True):
+        run = partial(within, contraction, layer=layer, name="matmul", platform="cpu", **keywords)
+        np.testing.assert_allclose(jax.jit(run)(*pairs[contraction]), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("channels", "batched"), [((40, 3), (True, True, True)), ((3, 40), (False, False, False))])
+def test_products_of_narrow_filters_are_of_one_item_at_a_time(channels, batched):
+    """With channels first, where x would be transposed otherwise, which is larger than the taps."""
+    layer = layers.Layer(3, (20,), *channels, (3,), (1,), (1,), ((1, 1),), 1, channels_last=False)
+    x, w, g = layer.operands()
+    found = []
+    for contraction, operands in {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}.items():
+        keywords = {"layer": layer, "name": "matmul", "platform": "cpu", "precision": None, "preferred_element_type": np.dtype(float)}
+        (product,) = (
+            each
+            for each in jax.make_jaxpr(partial(within, contraction, **keywords))(*operands).eqns
+            if each.primitive.name == "dot_general"
+        )
+        found.append(product.params["dimension_numbers"][1] != ((), ()))
+    assert tuple(found) == batched
 
 
 @pytest.mark.thorough

@@ -573,6 +573,8 @@ def test_a_file_with_an_entry_left_out_is_no_error(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(ValueError, match="load_tuning: path must be a file that can be read, and it cannot: No such file"):
         load_tuning(tmp_path / "none.json")
+    with pytest.raises(TypeError, match="load_tuning: path must be a string or a path, got path=3; pass that of what"):
+        load_tuning(3)
 
 
 def test_merging(times):

@@ -129,6 +129,15 @@ def terms(geometry: Geometry) -> int:
     return math.prod(counts)
 
 
+MOST_TERMS = 256  # of one expression, which each take time to compile
+
+
+def too_many_terms(geometry: Geometry) -> str | None:
+    """Why not to add up so many."""
+    count = terms(geometry)
+    return f"would sum {count} shifted arrays, more than {MOST_TERMS}" if count > MOST_TERMS else None
+
+
 def too_sparse(sizes: Sizes) -> str | None:
     """Why not to make blocks: they would be far larger than what they hold."""
     held = math.prod(t * s for t, s in zip(sizes.blocks, sizes.geometry.strides, strict=True))

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import padded, terms, too_sparse
+from jaxdeconv._lowerings._blocks import padded, terms, too_many_terms, too_sparse
 from jaxdeconv._lowerings._work import Contraction, Sizes
-from jaxdeconv._lowerings.mixed import MOST_TERMS, phases, placed
+from jaxdeconv._lowerings.mixed import phases, placed
 
 MOST_TAPS = 256
 
@@ -48,9 +48,8 @@ def unable(contraction: Contraction, sizes: Sizes) -> str | None:
     if contraction == "transpose":
         if (held := phases(geometry).placed_taps) > 2 * math.prod(sizes.lengths) + 2**16:
             return f"would place {sizes.taps} taps among {held} for an output of {sizes.lengths}"
-        if (count := blocks_summed(geometry)) > MOST_TERMS:
-            return f"would sum {count} shifted arrays, more than {MOST_TERMS}"
-        return too_sparse(sizes._replace(geometry=_extended(geometry)))
+        extended = _extended(geometry)
+        return too_many_terms(extended) or too_sparse(sizes._replace(geometry=extended))
     if contraction == "input_grad" and sizes.taps > MOST_TAPS:
         return f"would sum {sizes.taps} shifted arrays in its input gradient, more than {MOST_TAPS}"
     rows = zip(sizes.spatial, geometry.strides, geometry.effective_kernels, strict=True)

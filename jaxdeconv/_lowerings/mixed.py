@@ -31,12 +31,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdeconv._geometry import Ends, Geometry, effective_kernel, reach
+from jaxdeconv._geometry import Ends, Geometry, effective_kernel, extra_blocks, reach, surplus
 from jaxdeconv._lowerings import dilated, product
-from jaxdeconv._lowerings._blocks import overlap_add, padded, patches, terms, too_sparse
+from jaxdeconv._lowerings._blocks import overlap_add, padded, patches, too_many_terms, too_sparse
 from jaxdeconv._lowerings._work import Contraction, Form, Sizes
 
-MOST_TERMS = 256  # of one expression, which each take time to compile
 MOST_FILL = 16  # times the taps of the filter that the placed one may have
 
 
@@ -66,14 +65,14 @@ def _step(form: Form, whole: _Dimension) -> _Step:
         return _Step(outer=whole)
     (first, last), (aligned_first, aligned_last) = reach(k, s, d, lo), reach(k, s, d, lo - lo % s)
     before = lo % s if aligned_last - aligned_first < last - first else 0
-    lo, ke = lo - before, effective_kernel(k, d)
-    first, last = reach(k, s, d, lo)
-    extra, start, blocks = -(-(ke - lo - hi) // s) - 1, -lo % s, last - first + 1  # as in Geometry.extra_blocks
+    crops = (lo - before, hi)
+    first, last = reach(k, s, d, crops[0])
+    start, blocks = -crops[0] % s, last - first + 1
     return _Step(
-        outer=_Dimension(s, s, 1, (0, -(ke - lo - hi) % s)),
-        inner=_Dimension(blocks, crops=(-first, last - extra)),
+        outer=_Dimension(s, s, 1, (0, surplus(k, s, d, crops))),
+        inner=_Dimension(blocks, crops=(-first, last - extra_blocks(k, s, d, crops))),
         before=before,
-        placing=(start, blocks * s - start - ke, d - 1),
+        placing=(start, blocks * s - start - effective_kernel(k, d), d - 1),
     )
 
 
@@ -207,8 +206,8 @@ def unable(contraction: Contraction, sizes: Sizes, forms: tuple[Form, ...]) -> s
     del contraction
     geometry = sizes.geometry
     way = apart(geometry, forms)
-    if (count := terms(way.outer)) > MOST_TERMS:
-        return f"would sum {count} shifted arrays, more than {MOST_TERMS}"
+    if (reason := too_many_terms(way.outer)) is not None:
+        return reason
     if way.placed_taps > MOST_FILL * max(sizes.taps, math.prod(geometry.strides)):
         return f"would make of {sizes.taps} taps a filter of {way.placed_taps}"
     return too_sparse(outer_sizes(sizes, way))

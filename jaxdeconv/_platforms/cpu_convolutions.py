@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import dilated
 from jaxdeconv._lowerings._blocks import static
+from jaxdeconv._lowerings._work import Contraction
 
 
 def _runs(geometry: Geometry) -> list[list[int]]:
@@ -37,38 +38,32 @@ def merged(geometry: Geometry, batch: Any, spatial: Sequence[Any]) -> tuple[Geom
     return replace(geometry, **fewer), batch * sizes[0], tuple(sizes[1:])
 
 
-def _in_fewer(a: jax.Array, geometry: Geometry) -> jax.Array:
-    """An activation, channels last."""
-    _, batch, spatial = merged(geometry, a.shape[0], a.shape[1:-1])
-    return a.reshape(batch, *spatial, a.shape[-1])
+def _in_fewer(contraction: Contraction, lhs: jax.Array, rhs: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """The contraction of channels last; the result too is of fewer dimensions."""
+    function: Callable[..., jax.Array] = getattr(dilated, contraction)
+    if not static(lhs):  # JAX cannot always multiply symbolic sizes
+        return function(lhs, rhs, geometry, in_order=True, **keywords)
+    fewer, *_ = merged(geometry, 1, geometry.kernel)
 
+    def activation(a: jax.Array) -> jax.Array:
+        _, batch, spatial = merged(geometry, a.shape[0], a.shape[1:-1])
+        return a.reshape(batch, *spatial, a.shape[-1])
 
-def _fewer_taps(w: jax.Array, geometry: Geometry) -> jax.Array:
-    return w.reshape(*merged(geometry, 1, geometry.kernel)[0].kernel, *w.shape[-2:])
+    rhs = activation(rhs) if contraction == "filter_grad" else rhs.reshape(*fewer.kernel, *rhs.shape[-2:])
+    return function(activation(lhs), rhs, fewer, in_order=True, **keywords)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """T of channels last."""
-    if not static(x):  # JAX cannot always multiply symbolic sizes
-        return dilated.transpose(x, w, geometry, in_order=True, **keywords)
-    fewer, *_ = merged(geometry, 1, geometry.kernel)
-    y = dilated.transpose(_in_fewer(x, geometry), _fewer_taps(w, geometry), fewer, in_order=True, **keywords)
-    return y.reshape(geometry.output_shape(x.shape, w.shape))
+    return _in_fewer("transpose", x, w, geometry, **keywords).reshape(geometry.output_shape(x.shape, w.shape))
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """C of channels last."""
-    if not static(g):
-        return dilated.input_grad(g, w, geometry, in_order=True, **keywords)
-    fewer, *_ = merged(geometry, 1, geometry.kernel)
-    x = dilated.input_grad(_in_fewer(g, geometry), _fewer_taps(w, geometry), fewer, in_order=True, **keywords)
-    return x.reshape(geometry.input_shape(g.shape, w.shape))
+    return _in_fewer("input_grad", g, w, geometry, **keywords).reshape(geometry.input_shape(g.shape, w.shape))
 
 
 def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F of channels last."""
-    if not static(x):
-        return dilated.filter_grad(x, g, geometry, in_order=True, **keywords)
-    fewer, *_ = merged(geometry, 1, geometry.kernel)
-    w = dilated.filter_grad(_in_fewer(x, geometry), _in_fewer(g, geometry), fewer, in_order=True, **keywords)
+    w = _in_fewer("filter_grad", x, g, geometry, **keywords)
     return w.reshape(*geometry.kernel, *w.shape[-2:])

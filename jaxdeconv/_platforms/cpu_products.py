@@ -16,16 +16,13 @@ from jax import lax
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import static
 
-FEW = 16  # rows of the filter, up to which its gradient is a sum of one for each item; with many inputs, of four times as many
+NARROW = 16  # rows of the filter, up to which its gradient is a sum of one for each item; with many inputs, of four times as many
 TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
 
 
 def _by_item(matrix: jax.Array, batch: Any) -> bool:
-    """Whether products with channels first are better of one item of the batch at a time: then nothing but the taps is transposed.
-
-    XLA on CPU has no batch of products of bfloat16.
-    """
-    return isinstance(batch, int) and batch > 1 and matrix.shape[0] < matrix.shape[1] and matrix.dtype.itemsize >= 4
+    """Whether products with channels first are better of one item of the batch at a time: then nothing but the taps is transposed."""
+    return isinstance(batch, int) and batch > 1 and matrix.shape[0] < matrix.shape[1]
 
 
 def _for_each(matrix: jax.Array, batch: int) -> jax.Array:
@@ -63,10 +60,7 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
     channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
     rows, outputs = math.prod(shape), shape[-1]
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    inputs = math.prod(x.shape[2:])
-    if (
-        not geometry.channels_last and static(x) and (rows <= FEW or rows < min(channels, inputs))
-    ):  # less is added up than is transposed
+    if not geometry.channels_last and static(x) and rows <= max(NARROW, min(4 * NARROW, channels // 3)):
         several = lax.dot_general(
             taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1), (((2,), (2,)), ((1,), (0,))), **keywords
         )
