@@ -2,6 +2,7 @@
 
 The filter becomes a matrix before the product, for XLA would transpose it otherwise. Which operand is on the left matters: XLA packs
 one, and transposes the other where the product contracts over rows. The partitioner cannot cut merged axes without gathering them.
+The rules and their numbers are what was the fastest on random sizes.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import static
 
-NARROW = 16  # rows of the filter, up to which its gradient is a sum of one for each item; with many inputs, of four times as many
-TALL = 32  # times as many rows as columns, from which the smaller operand is better on the left, although the result is transposed
+NARROW = 32  # rows of the filter, up to which products with channels first are better of one item of the batch at a time,
+SAMPLES = 32  # if an item has so many
+LEFT = 128  # inputs, up to which the filter's gradient with channels last has x on the left, although its result is transposed
 
 
-def _by_item(matrix: jax.Array, batch: Any) -> bool:
-    """Whether products with channels first are better of one item of the batch at a time: then nothing but the taps is transposed."""
-    return isinstance(batch, int) and batch > 1 and matrix.shape[0] < matrix.shape[1]
+def _by_item(rows: int, inputs: int, batch: Any, samples: Any) -> bool:
+    """Whether products with channels first are of one item at a time: then nothing but the taps is transposed."""
+    known = isinstance(batch, int) and isinstance(samples, int)
+    return known and batch > 1 and samples >= SAMPLES and rows <= NARROW and rows < 2 * inputs
 
 
 def _for_each(matrix: jax.Array, batch: int) -> jax.Array:
@@ -35,7 +37,7 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -
     if geometry.channels_last:
         products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
         return products.reshape(*x.shape[:-1], *w.shape[:-1])
-    if _by_item(matrix, x.shape[0]):
+    if _by_item(*matrix.shape, x.shape[0], math.prod(x.shape[2:])):
         products = jnp.swapaxes(lax.dot_general(_for_each(matrix, x.shape[0]), x, (((2,), (1,)), ((0,), (0,))), **keywords), 0, 1)
     else:
         products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
@@ -47,8 +49,8 @@ def input_grad(taps: jax.Array, w: jax.Array, geometry: Geometry, **keywords: An
     n, matrix = geometry.ndim, w.reshape(-1, w.shape[-1])
     if not geometry.channels_last:
         taps = taps.reshape(len(matrix), *taps.shape[n + 1 :])
-        if _by_item(matrix, taps.shape[1]):
-            return lax.dot_general(_for_each(matrix, taps.shape[1]), taps, (((1,), (0,)), ((0,), (1,))), **keywords)
+        if _by_item(*matrix.shape, taps.shape[1], math.prod(taps.shape[2:])):
+            return lax.dot_general(_for_each(matrix.T, taps.shape[1]), taps, (((2,), (0,)), ((0,), (1,))), **keywords)
         return jnp.swapaxes(lax.dot_general(matrix, taps, (((0,), (0,)), ((), ())), **keywords), 0, 1)
     taps = taps.reshape(*taps.shape[: n + 1], -1)
     return lax.dot_general(taps, matrix, (((n + 1,), (0,)), ((), ())), **keywords)
@@ -60,7 +62,7 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
     channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
     rows, outputs = math.prod(shape), shape[-1]
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    if not geometry.channels_last and static(x) and rows <= max(NARROW, min(4 * NARROW, channels // 3)):
+    if not geometry.channels_last and _by_item(rows, channels, x.shape[0], math.prod(x.shape[2:])):
         several = lax.dot_general(
             taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1), (((2,), (2,)), ((1,), (0,))), **keywords
         )
@@ -69,7 +71,7 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
         taps, x = taps.reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1)
         return lax.dot_general(taps, x, (((1,), (1,)), ((), ())), **keywords).reshape(*shape, channels)
     taps, x = taps.reshape(-1, rows), x.reshape(-1, channels)
-    if static(x) and channels < rows and x.shape[0] >= TALL * rows:
+    if channels < rows and channels <= LEFT:
         w = lax.dot_general(x, taps, (((0,), (0,)), ((), ())), **keywords)
         # in three axes, because XLA makes of a matrix product that is transposed the product of the other order
         return w.reshape(channels, -1, outputs).transpose(1, 2, 0).reshape(*shape, channels)
