@@ -125,7 +125,7 @@ def stream_up(layer: Any, state: streaming.State | None, x: jax.Array, last: boo
     w, b, (kernel,) = jaxdeconv.convert_filters(layer.kernel[...], "flax", "tf"), layer.bias[...], layer.kernel_size
     if state is None:
         crops = tuple(kernel - 1 - pad for pad in layer.padding[0])
-        state = streaming.init(w, layer.strides, crops, batch=x.shape[0])
+        state = streaming.init(w, layer.strides, crops=crops, batch=x.shape[0])
     state, y = streaming.step(state, x, w, b)
     return state, jnp.concatenate([y, streaming.flush(state, b)], 1) if last else y
 
