@@ -88,9 +88,10 @@ def _pads(padding: Any, effective: list[int], strides: tuple[int, ...]) -> list[
 
 def _wrapped(y: jax.Array, axis: int, period: int, transpose_kernel: bool) -> jax.Array:
     """The sum of all windows of a period, of which Flax centres one: by half of what is beyond it, rounded for transpose_kernel."""
-    missing = -(y.shape[axis] - period) % (2 * period)
-    low, high = missing // 2, (missing + 1) // 2
+    count = -(-(y.shape[axis] - period) // (2 * period)) * 2 + 1  # an odd number of periods, of symbolic sizes too
+    missing = count * period - y.shape[axis]
+    low, high = missing // 2, missing - missing // 2
     widths = [(0, 0)] * y.ndim
     widths[axis] = (low, high) if transpose_kernel else (high, low)
     y = jnp.pad(y, widths)
-    return y.reshape(*y.shape[:axis], y.shape[axis] // period, period, *y.shape[axis + 1 :]).sum(axis)
+    return y.reshape(*y.shape[:axis], count, period, *y.shape[axis + 1 :]).sum(axis)

@@ -5,6 +5,7 @@ import re
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import oracle
@@ -106,6 +107,25 @@ def test_flax_causal(settings):
 @pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 4, 3)])
 def test_flax_circular_of_an_empty_batch(shape):
     assert _nnx(3, 2, 4, 2, padding="CIRCULAR")(array(*shape)).shape == (*shape[:-2], 8, 2)
+
+
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+@pytest.mark.parametrize(("kernel_size", "strides"), [(4, 1), (3, 2), (9, 1), (2, 4)])
+def test_flax_circular_of_symbolic_sizes(kernel_size, strides, transpose_kernel):
+    """Flax's own layer cannot be exported so; of each size the numbers are those of the layer that is not exported."""
+    nnx = pytest.importorskip("flax.nnx")
+    layer = _nnx(2, 3, kernel_size, strides, padding="CIRCULAR", transpose_kernel=transpose_kernel)
+    graph, parameters = nnx.split(layer)
+
+    def gradients(parameters, x):
+        return jax.value_and_grad(lambda x: jnp.sum(jnp.sin(nnx.merge(graph, parameters)(x))))(x)
+
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, w, 2"), jnp.float64)
+    exported = jax.export.export(jax.jit(lambda x: gradients(parameters, x)))(x)
+    for size in (1, 2, 5):  # a window that goes around several times, and one that does not
+        x = array(2, size, 2)
+        actual, expected = exported.call(x), gradients(parameters, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), actual, expected)
 
 
 @pytest.mark.parametrize("transpose_kernel", [False, True])
