@@ -44,27 +44,69 @@ def error(kind: ErrorType, function: str, rule: str, name: str, value: object, a
 
 
 def describe(value: object) -> str:
-    """A short text of any value: arrays of any size by type and shape."""
+    """A short text of any value: arrays of any size by type and shape, those of other libraries always."""
     if isinstance(value, jax.core.Tracer):
         return f"a traced {value.dtype}{list(value.shape)}"
     if isinstance(value, jax.Array | np.ndarray) and value.size > 8:
         return f"an array {value.dtype}{list(value.shape)}"
     if isinstance(value, jax.Array | np.ndarray):
         return repr(np.asarray(value).tolist())
+    shape: Any = getattr(value, "shape", None)
+    if is_foreign(value) and hasattr(value, "dtype") and getattr(shape, "rank", shape) is not None:  # TensorFlow has unknown ranks
+        return f"{type(value).__name__} {getattr(value.dtype, 'name', value.dtype)}{list(shape)}"
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... of type {type(value).__name__}"
 
 
+def is_foreign(value: object) -> bool:
+    """Whether it is an array of another library than JAX and numpy, by the protocols through which these read one."""
+    ours = isinstance(value, jax.Array | np.ndarray | np.generic | type)  # a class such as np.float32 has these methods, too
+    return not ours and (hasattr(value, "__array__") or hasattr(value, "__dlpack__"))
+
+
+# What a torch tensor has to become before others can read it: it may be a Parameter, on a GPU, conjugated lazily, or a view.
+_TO_BE_READ = ("detach", "cpu", "resolve_conj", "resolve_neg", "contiguous")
+
+
+def host(function: str, name: str, rule: str, value: Any, advice: str) -> np.ndarray:
+    """The values of a foreign array, perhaps still in its memory. Whatever its library raises becomes a TypeError with this rule."""
+    held = value
+    try:
+        for step in _TO_BE_READ if hasattr(held, "detach") else ():
+            held = getattr(held, step)()
+        if hasattr(held, "__array__"):
+            try:
+                return np.asarray(held)
+            except Exception:  # torch's of bfloat16, which numpy does not have
+                if not hasattr(held, "__dlpack__"):
+                    raise
+        with jax.ensure_compile_time_eval():  # while something is traced, too
+            return np.asarray(jnp.from_dlpack(held))
+    except Exception as cause:
+        because = (str(cause) or type(cause).__name__).splitlines()[0].rstrip(".")
+        raise error(TypeError, function, f"{rule}, and cannot be read: {because}", name, value, advice) from cause
+
+
 def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtype[Any]]) -> jax.Array:
-    """A jax array of one of the dtypes, from a jax or numpy array or an object that holds one (`__jax_array__`)."""
+    """A jax array of one of the dtypes. Arrays of JAX, tracers too, stay as they are.
+
+    Others are arrays of numpy in either byte order, objects that hold a jax array (`__jax_array__`), and foreign arrays, such as
+    tensors of torch and TensorFlow or datasets of h5py. These are copied, because their owners change them in place.
+    """
+    given = value
     if not isinstance(value, jax.Array):
+        rule = f"{name} must be an array"
+        advice = f"pass an array of numbers of any library, not masked; jax.numpy.asarray({name}) makes one of a list"
+        if is_foreign(value) and not hasattr(value, "__jax_array__"):
+            value = host(function, name, rule, value, advice).copy()
         try:
-            if not isinstance(value, np.ndarray) and not hasattr(value, "__jax_array__"):
+            if isinstance(value, np.ndarray):
+                value = value.astype(value.dtype.newbyteorder("="), copy=False)
+            elif not hasattr(value, "__jax_array__"):
                 raise TypeError("a list or a scalar, say, of which jax.numpy would guess the dtype")
             value = jnp.asarray(value)
         except (TypeError, ValueError) as cause:  # ValueError: a masked array
-            advice = f"pass a jax or numpy array of numbers, such as jax.numpy.asarray({name})"
-            raise error(TypeError, function, f"{name} must be an array", name, value, advice) from cause
+            raise error(TypeError, function, rule, name, value, advice) from cause
     if value.dtype not in dtypes:
         names = ", ".join(dtype.name for dtype in dtypes)
         raise error(
@@ -73,7 +115,7 @@ def array(function: str, name: str, value: ArrayLike, dtypes: Collection[np.dtyp
             f"the dtype of {name} must be one of {names}",
             f"{name}.dtype",
             str(value.dtype),
-            f"convert with {name}.astype(...)",
+            f"convert with {name}.astype(...)" if hasattr(given, "astype") else f"convert {name} to one of these",
         )
     return value
 
@@ -95,7 +137,7 @@ def same_dtype(function: str, x_name: str, x: jax.Array, w_name: str, w: jax.Arr
     """Requires the dtype of w to be that of x: nothing is promoted."""
     if x.dtype != w.dtype:
         rule = f"{x_name} and {w_name} must have one dtype and {x_name} has {x.dtype}"
-        advice = "convert one with .astype(...); nothing is promoted to a wider dtype"
+        advice = "convert one of them; nothing is promoted to a wider dtype"
         raise error(TypeError, function, rule, f"{w_name}.dtype", str(w.dtype), advice)
 
 
@@ -143,23 +185,28 @@ def integer(function: str, name: str, value: object, whole: object = None) -> in
         )
     if export.is_symbolic_dim(value):  # type: ignore[arg-type]
         return value  # type: ignore[return-value]  # it has the arithmetic of an int
+    rule, advice = f"{name} must be of integers", "pass Python or numpy integers"
+    if is_foreign(value):
+        value = host(function, name, rule, value, advice)
     scalar = isinstance(value, int | np.integer) or (
         isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
     )
     if isinstance(value, bool | np.timedelta64) or not scalar:  # numpy counts a timedelta64 among its integers
-        raise error(TypeError, function, f"{name} must be of integers", name, shown, "pass Python or numpy integers")
+        raise error(TypeError, function, rule, name, shown, advice)
     return operator.index(value)  # type: ignore[arg-type]
 
 
 def integers(function: str, name: str, value: object) -> tuple[int, ...]:
-    """A tuple of static integers from a list, a tuple, or a numpy or concrete jax array of one dimension."""
+    """A tuple of static integers from a list, a tuple, a `tf.TensorShape`, or a concrete array of one dimension."""
+    if is_foreign(value):
+        value = host(function, name, f"{name} must be of integers", value, "pass Python or numpy integers")
     if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
-        host = np.asarray(value)
-        if host.ndim > 1:
+        values = np.asarray(value)
+        if values.ndim > 1:
             raise error(ValueError, function, f"{name} must be one-dimensional", name, value, "pass a list of integers")
-        entries: tuple[object, ...] = tuple(host.reshape(-1))
-    elif isinstance(value, list | tuple):
-        entries = tuple(value)
+        entries: tuple[object, ...] = tuple(values.reshape(-1))
+    elif isinstance(value, list | tuple) or (hasattr(value, "as_list") and getattr(value, "rank", None) is not None):
+        entries = tuple(value)  # type: ignore[arg-type]
     else:
         return (integer(function, name, value),)
     return tuple(integer(function, name, entry, whole=value) for entry in entries)

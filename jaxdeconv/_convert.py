@@ -30,7 +30,8 @@ def convert_filters(w: ArrayLike, source: FilterLayout, target: FilterLayout, gr
     "lax_transpose_kernel" is lax and Flax with transpose_kernel=True. The channels that are whole run group by group.
 
     Args:
-        w: the filter, in the layout source; any dtype that a convolution takes here.
+        w: the filter, in the layout source; any dtype that a convolution takes here. An array of any library, such as the weight of a
+            torch layer.
         source: the name of a layout.
         target: the name of a layout.
         groups: G. Without groups every value is only moved; with groups some layouts divide the other channels.

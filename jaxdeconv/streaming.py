@@ -179,9 +179,10 @@ def init(
     function = "streaming.init"
     canonicalize.choice(function, "data_format", data_format, ("NWC", "NCW", None))
     channels_last = data_format != "NCW"
-    array = jnp.empty(0, filters.dtype) if isinstance(filters, jax.ShapeDtypeStruct) else filters
-    dtype = canonicalize.array(function, "filters", array, _DTYPES).dtype
-    w: Any = jax.ShapeDtypeStruct(jnp.shape(filters), dtype)  # type: ignore[no-untyped-call]
+    abstract = isinstance(filters, jax.ShapeDtypeStruct)
+    w: Any = filters if abstract else canonicalize.array(function, "filters", filters, _DTYPES)  # type: ignore[arg-type]
+    dtype = canonicalize.array(function, "filters", jnp.empty(0, w.dtype), _DTYPES).dtype
+    w = jax.ShapeDtypeStruct(w.shape, dtype)  # type: ignore[no-untyped-call]
     (s,) = canonicalize.spatial(function, "strides", strides, 1, channels_last)
     (d,) = canonicalize.spatial(function, "dilations", 1 if dilations is None else dilations, 1, channels_last)
     advice = "bring [in, out / groups, width] of torch or ONNX here with jaxdeconv.convert_filters"
