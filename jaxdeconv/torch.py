@@ -17,7 +17,7 @@ from jaxdeconv._geometry import Geometry, full_size
 
 Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 
-_DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, np.dtype(np.int64))
+_DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, np.dtype(np.int32), np.dtype(np.int64))
 
 
 def conv_transpose1d(
@@ -30,6 +30,7 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: Ints = 1,
     *,
+    output_size: Ints | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -47,8 +48,8 @@ def conv_transpose1d(
     This is the gradient of `torch.nn.functional.conv1d` with respect to its input, not an inverse; the filter is not flipped.
 
     Args:
-        input: `[B, I, W]`, or `[I, W]` without a batch; float16, bfloat16, float32, float64, complex64, complex128 or int64. B may be
-            zero, and only then may W.
+        input: `[B, I, W]`, or `[I, W]` without a batch, an array of JAX, numpy or torch; float16, bfloat16, float32, float64,
+            complex64, complex128, int64, or int32, which is what JAX makes of int64 by default. B may be zero, and only then may W.
         weight: `[I, O / groups, k]`, of the dtype of input, as `torch.nn.ConvTranspose1d` stores it. No size may be zero.
         bias: `[O]`, of that dtype too, or None.
         stride: s >= 1: an int or a list, tuple or array of length 1.
@@ -56,6 +57,9 @@ def conv_transpose1d(
         output_padding: how much is added at the high end, >= 0 and less than stride or dilation; in the forms of stride.
         groups: how many groups the channels are split into; a divisor of I.
         dilation: d >= 1 in the forms of stride.
+        output_size: `[L]`, or the shape of the whole output, of which batch and channels are not looked at, as
+            `torch.nn.ConvTranspose1d` takes it on a call. Then output_padding does not count, and L is one of the s lengths from that
+            of no output_padding. None to have L by output_padding.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
@@ -73,7 +77,7 @@ def conv_transpose1d(
         `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
         in which each gradient is one contraction; they have the dtypes of the arguments. JAX refuses a direct `jax.jvp` of any
         custom_vjp function: pass forward_mode=True there. Complex cotangents follow JAX's convention, and are the conjugates of those
-        that PyTorch returns. int64 has no gradient.
+        that PyTorch returns. Integers have no gradient.
 
     References:
         `torch.nn.functional.conv_transpose1d`, PyTorch 2.13; V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep
@@ -88,11 +92,13 @@ def conv_transpose1d(
         [1.0, 2.0, 13.0, 20.0, 130.0, 200.0, 300.0]
         >>> conv_transpose1d(x, w, stride=2, padding=1, output_padding=1)[0, 0].tolist()
         [2.0, 13.0, 20.0, 130.0, 200.0, 300.0]
+        >>> conv_transpose1d(x, w, stride=2, padding=1, output_size=[6]).shape
+        (1, 1, 6)
     """
     return _transposed(
         "conv_transpose1d",
         1,
-        (input, weight, bias, stride, padding, output_padding, groups, dilation),
+        (input, weight, bias, stride, padding, output_padding, groups, dilation, output_size),
         (precision, preferred_element_type, implementation, forward_mode),
     )
 
@@ -107,6 +113,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
     *,
+    output_size: Ints | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -127,6 +134,7 @@ def conv_transpose2d(
         output_padding: in the forms of stride; in each dimension less than the stride or dilation there.
         groups: how many groups the channels are split into; a divisor of I.
         dilation: in the forms of stride.
+        output_size: as for `conv_transpose1d`, of each dimension.
         precision: as for `conv_transpose1d`, as are the arguments after it.
         preferred_element_type: see there.
         implementation: see there.
@@ -155,7 +163,7 @@ def conv_transpose2d(
     return _transposed(
         "conv_transpose2d",
         2,
-        (input, weight, bias, stride, padding, output_padding, groups, dilation),
+        (input, weight, bias, stride, padding, output_padding, groups, dilation, output_size),
         (precision, preferred_element_type, implementation, forward_mode),
     )
 
@@ -170,6 +178,7 @@ def conv_transpose3d(
     groups: int = 1,
     dilation: Ints = 1,
     *,
+    output_size: Ints | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -188,6 +197,7 @@ def conv_transpose3d(
         output_padding: in the forms of stride; in each dimension less than the stride or dilation there.
         groups: how many groups the channels are split into; a divisor of I.
         dilation: in the forms of stride.
+        output_size: as for `conv_transpose1d`, of each dimension.
         precision: as for `conv_transpose1d`, as are the arguments after it.
         preferred_element_type: see there.
         implementation: see there.
@@ -213,14 +223,14 @@ def conv_transpose3d(
     return _transposed(
         "conv_transpose3d",
         3,
-        (input, weight, bias, stride, padding, output_padding, groups, dilation),
+        (input, weight, bias, stride, padding, output_padding, groups, dilation, output_size),
         (precision, preferred_element_type, implementation, forward_mode),
     )
 
 
 def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[Any, ...]) -> jax.Array:
-    """Any of the above, in n dimensions: their arguments up to dilation, and those after."""
-    x, w, bias, stride, padding, output_padding, groups, dilation = arguments
+    """Any of the above, in n dimensions: their arguments up to output_size, and those after."""
+    x, w, bias, stride, padding, output_padding, groups, dilation, output_size = arguments
     stride = canonicalize.spatial(function, "stride", stride, n)
     padding = canonicalize.spatial(function, "padding", padding, n, minimum=0)
     output_padding = canonicalize.spatial(function, "output_padding", output_padding, n, minimum=0)
@@ -235,6 +245,8 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
         raise error(ValueError, function, rule, "input.shape", x.shape, "map over more dimensions with jax.vmap")
     _check_weight(function, n, x.shape, w, groups)
     bias = canonicalize.bias_of(function, bias, "bias", w.shape[1] * groups, "input", x)
+    if output_size is not None:
+        output_padding = _output_padding(function, x.shape, w.shape[2:], stride, padding, dilation, output_size)
     crops = _crops(function, x.shape, w.shape[2:], stride, padding, output_padding, dilation)
     geometry = Geometry(w.shape[2:], stride, dilation, crops, groups, channels_last=False)
     options = canonicalize.options(function, x, None, *how)
@@ -258,6 +270,30 @@ def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array,
     if not isinstance(groups, int) or groups < 1 or w.shape[0] % groups != 0:
         rule = f"groups must be a divisor of the {w.shape[0]} input channels"
         raise error(ValueError, function, rule, "groups", groups, "weight.shape[1] is the output channels of each group")
+
+
+def _output_padding(
+    function: str,
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    output_size: object,
+) -> tuple[int, ...]:
+    """The output_padding that gives this size, as torch's modules find it: below the stride, with no look at batch and channels."""
+    n = len(kernel)
+    lengths = canonicalize.integers(function, "output_size", output_size)
+    if len(lengths) not in (n, len(x_shape)):
+        rule = f"output_size must have length {n} or {len(x_shape)} for an input of shape {x_shape}"
+        raise error(ValueError, function, rule, "output_size", lengths, "give the spatial sizes, or the whole shape")
+    least = tuple(full_size(*each) - 2 * p for *each, p in zip(x_shape[-n:], kernel, stride, dilation, padding, strict=True))
+    above = tuple(length - low for length, low in zip(lengths[-n:], least, strict=True))
+    if not all(isinstance(extra, int) and 0 <= extra < s for extra, s in zip(above, stride, strict=True)):
+        most = tuple(low + s - 1 for low, s in zip(least, stride, strict=True))
+        rule = f"output_size must be from {least} to {most} for an input of spatial sizes {x_shape[-n:]}"
+        raise error(ValueError, function, rule, "output_size", lengths, "pass sizes in this range, or output_padding")
+    return above
 
 
 def _crops(

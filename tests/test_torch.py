@@ -20,6 +20,7 @@ FUNCTIONS = {n: getattr(jaxdeconv.torch, f"conv_transpose{n}d") for n in (1, 2, 
 RECORD = runpy.run_path(str(recorded.DATA / "record_torch.py"))
 CASES, _ = recorded.load("torch")
 CHUNKS = 7
+RNG = np.random.default_rng(0)
 
 
 def run(case, *operands):
@@ -69,7 +70,7 @@ def test_the_cases_have_every_form_and_placement():
 # Dtypes and empty batches
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "complex64", "complex128", "int64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "complex64", "complex128", "int32", "int64"])
 def test_dtypes(dtype):
     x, w, b = (np.arange(size).reshape(shape) % 5 - 2 for size, shape in ((40, (2, 4, 5)), (24, (4, 2, 3)), (4, (4,))))
     factor = 1 + 2j if dtype.startswith("complex") else 1
@@ -95,6 +96,46 @@ def test_arrays_as_arguments_and_result_dtype():
     y = FUNCTIONS[2](x, w, None, np.array([2, 1]), jnp.array(1), np.int64(0), np.int32(1), preferred_element_type=jnp.float32)
     assert y.shape == (2, 3, 9, 5)
     assert y.dtype == jnp.float32
+
+
+def test_output_size():
+    """In the place of output_padding, of symbolic sizes too."""
+    settings = {"stride": (2, 3), "padding": 1}
+    x, w = RNG.standard_normal((2, 4, 5, 3)), RNG.standard_normal((4, 3, 3, 2))
+    for op in ((0, 0), (1, 2)):
+        expected = FUNCTIONS[2](x, w, output_padding=op, **settings)
+        size = expected.shape[2:]
+        for output_size in (size, list(size), np.array(size), jnp.array(size), expected.shape, (-7, 0, *size)):
+            close(FUNCTIONS[2](x, w, output_padding=1, output_size=output_size, **settings), expected)
+            close(FUNCTIONS[2](x[0], w, output_size=output_size[-2:], **settings), expected[0])
+        close(FUNCTIONS[2](x[0], w, output_size=(9, *size), **settings), expected[0])
+    close(
+        conv_transpose1d(x[..., 0], w[..., 0], stride=2, output_size=12),
+        conv_transpose1d(x[..., 0], w[..., 0], stride=2, output_padding=1),
+    )
+
+    def twice(x):
+        return conv_transpose1d(x, W, stride=2, padding=1, output_size=[2 * x.shape[-1]])
+
+    exported = export.export(jax.jit(twice))(jax.ShapeDtypeStruct(export.symbolic_shape("b, 4, w"), float))
+    close(exported.call(x[..., 0]), conv_transpose1d(x[..., 0], W, stride=2, padding=1, output_padding=1))
+    with pytest.raises(
+        ValueError, match=re.escape("output_size must be from (2*w - 1,) to (2*w,) for an input of spatial sizes (w,), got")
+    ):
+        export.export(jax.jit(lambda x: conv_transpose1d(x, W, stride=2, padding=1, output_size=[9])))(
+            jax.ShapeDtypeStruct(export.symbolic_shape("b, 4, w"), float)
+        )
+
+
+def test_integers_without_x64_are_torchs_too():
+    """torch has int64 alone on CPU, which JAX makes int32 of by default."""
+    x, w = np.arange(12).reshape(1, 3, 4), np.arange(18).reshape(3, 2, 3) - 9
+    expected = conv_transpose1d(x, w, stride=2)
+    assert expected.dtype == np.int64
+    with jax.enable_x64(False):
+        y = conv_transpose1d(x, w, stride=2)
+    assert y.dtype == np.int32
+    np.testing.assert_array_equal(y, expected)
 
 
 def test_empty_batch():
@@ -189,9 +230,9 @@ TABLE = [
     (1, {"input": [[[1.0]]]}, TypeError, "input must be an array, got input=[[[1.0]]]"),
     (1, {"input": None}, TypeError, "input must be an array, got input=None"),
     (1, {"input": 1.0}, TypeError, "input must be an array, got input=1.0"),
-    (1, {"input": X.astype(bool), "weight": W.astype(bool), "bias": None}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, complex64, complex128, int64, got input.dtype='bool'; convert with input.astype(...)"),
-    (1, {"input": X.astype(np.int32), "weight": W.astype(np.int32), "bias": None}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, complex64, complex128, int64, got input.dtype='int32'"),
-    (1, {"input": X.astype(np.uint8), "weight": W.astype(np.uint8), "bias": None}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, complex64, complex128, int64, got input.dtype='uint8'"),
+    (1, {"input": X.astype(bool), "weight": W.astype(bool), "bias": None}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, complex64, complex128, int32, int64, got input.dtype='bool'; convert with input.astype(...)"),
+    (1, {"input": X.astype(np.int16), "weight": W.astype(np.int16), "bias": None}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, complex64, complex128, int32, int64, got input.dtype='int16'"),
+    (1, {"input": X.astype(np.uint8), "weight": W.astype(np.uint8), "bias": None}, TypeError, "the dtype of input must be one of float16, bfloat16, float32, float64, complex64, complex128, int32, int64, got input.dtype='uint8'"),
     # weight
     (1, {"weight": W[0]}, ValueError, "weight must have rank 3, [in, out / groups, width], got weight.shape=(3, 3); bring a filter of another layout to [in, out / groups, width] with jaxdeconv.convert_filters"),
     (1, {"weight": W[None]}, ValueError, "weight must have rank 3, [in, out / groups, width], got weight.shape=(1, 4, 3, 3)"),
@@ -206,9 +247,9 @@ TABLE = [
     (1, {"input": X[:, :0], "weight": W[:0]}, ValueError, "weight must have a static, positive kernel size and channels, got weight.shape=(0, 3, 3)"),
     (1, {"input": X[:0], "weight": W[..., :0]}, ValueError, "weight must have a static, positive kernel size and channels, got weight.shape=(4, 3, 0)"),
     (1, {"weight": None}, TypeError, "weight must be an array, got weight=None"),
-    (1, {"weight": W.astype(np.float32)}, TypeError, "input and weight must have one dtype and input has float64, got weight.dtype='float32'; convert one with .astype(...); nothing is promoted to a wider dtype"),
+    (1, {"weight": W.astype(np.float32)}, TypeError, "input and weight must have one dtype and input has float64, got weight.dtype='float32'; convert one of them; nothing is promoted to a wider dtype"),
     (1, {"weight": W.astype(np.complex128)}, TypeError, "input and weight must have one dtype and input has float64, got weight.dtype='complex128'"),
-    (1, {"weight": W.astype(np.int8)}, TypeError, "the dtype of weight must be one of float16, bfloat16, float32, float64, complex64, complex128, int64, got weight.dtype='int8'"),
+    (1, {"weight": W.astype(np.int8)}, TypeError, "the dtype of weight must be one of float16, bfloat16, float32, float64, complex64, complex128, int32, int64, got weight.dtype='int8'"),
     (1, {"input": X[:0], "weight": W.astype(np.float32)}, TypeError, "input and weight must have one dtype and input has float64, got weight.dtype='float32'", EMPTY_BATCH),
     # bias
     (1, {"bias": np.ones(4)}, ValueError, "bias must have one entry for each of the 3 output channels, got bias.shape=(4,); pass an array of shape (3,), or None"),
@@ -233,8 +274,51 @@ TABLE = [
     (1, {"output_padding": 2, "input": X[:0]}, ValueError, "output_padding must be less than stride or dilation in each dimension, and these are (1,) and (1,), got output_padding=(2,)", EMPTY_BATCH),
     (1, {"dilation": 0, "input": X[:0]}, ValueError, "dilation must be from 1 to 2147483647, got dilation=0", EMPTY_BATCH),
 ]  # fmt: skip
-# what is jaxdeconv's own
+# what is jaxdeconv's own; torch's functions have no output_size, and its layers are asked below
 OURS = [
+    (
+        {"output_size": []},
+        ValueError,
+        "output_size must have length 1 or 3 for an input of shape (2, 4, 5), got output_size=(); give the spatial sizes, or the whole shape",
+    ),
+    (
+        {"output_size": [2, 7]},
+        ValueError,
+        "output_size must have length 1 or 3 for an input of shape (2, 4, 5), got output_size=(2, 7)",
+    ),
+    (
+        {"input": X[0], "output_size": [1, 3, 7]},
+        ValueError,
+        "output_size must have length 1 or 2 for an input of shape (4, 5), got output_size=(1, 3, 7)",
+    ),
+    (
+        {"output_size": [8]},
+        ValueError,
+        "output_size must be from (7,) to (7,) for an input of spatial sizes (5,), got output_size=(8,); pass sizes in this range, or output_padding",
+    ),
+    (
+        {"stride": 2, "output_size": [13]},
+        ValueError,
+        "output_size must be from (11,) to (12,) for an input of spatial sizes (5,), got output_size=(13,)",
+    ),
+    (
+        {"stride": 2, "dilation": 4, "output_size": [2, 3, 19]},
+        ValueError,
+        "output_size must be from (17,) to (18,) for an input of spatial sizes (5,), got output_size=(2, 3, 19)",
+    ),
+    (
+        {"stride": 2, "output_padding": 1, "output_size": [10]},
+        ValueError,
+        "output_size must be from (11,) to (12,) for an input of spatial sizes (5,), got output_size=(10,)",
+    ),
+    (
+        {"output_size": [-1]},
+        ValueError,
+        "output_size must be from (7,) to (7,) for an input of spatial sizes (5,), got output_size=(-1,)",
+    ),
+    ({"output_size": [7.0]}, TypeError, "output_size must be of integers, got output_size=[7.0]"),
+    ({"output_size": "7"}, TypeError, "output_size must be of integers, got output_size='7'"),
+    ({"output_size": np.ones((1, 1), int)}, ValueError, "output_size must be one-dimensional, got output_size=[[1]]"),
     ({"precision": "low"}, ValueError, "precision must be one that lax.conv_general_dilated takes, got precision='low'"),
     ({"preferred_element_type": "int32"}, TypeError, "preferred_element_type must be a dtype of the kind of float64"),
     ({"implementation": "fast"}, ValueError, "implementation must be None or 'dilated' or 'matmul' or 'polyphase' or 'elementwise'"),
@@ -270,7 +354,7 @@ def test_the_valid_calls_are_valid():
         assert jax.eval_shape(lambda n=n, function=function: function(**VALID_CALLS[n])).shape == (2, 3, 7, 1, 1)[: n + 2]
 
 
-@pytest.mark.parametrize("name", ["stride", "padding", "output_padding", "dilation", "groups"])
+@pytest.mark.parametrize("name", ["stride", "padding", "output_padding", "dilation", "groups", "output_size"])
 def test_traced_arguments_that_must_be_static(name):
     message = f"conv_transpose1d: {name} must be static, since it sets shapes, got {name}=a traced int64"
     with pytest.raises(TypeError, match=re.escape(message)):
@@ -278,8 +362,6 @@ def test_traced_arguments_that_must_be_static(name):
 
 
 # Transformations
-
-RNG = np.random.default_rng(0)
 
 
 def loss(x, w, b):
@@ -415,6 +497,46 @@ def test_random_cases_equal_live_torch(n, dtype):
             expected = expected if name == "y" else np.conj(expected)
             assert actual.shape == expected.shape
             np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10, err_msg=f"{name} of {case}")
+
+
+@own_warnings
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_output_size_as_torchs_layers_have_it(n):
+    """Every size around the valid ones, without and with batch and channels, whatever these say: the same numbers, or an error of both."""
+    torch = live()
+    rng = np.random.default_rng(n)
+    valid = 0
+    for _ in range(20):
+        stride, padding, dilation = (rng.integers(low, high, n).tolist() for low, high in ((1, 4), (0, 2), (1, 3)))
+        settings = {"stride": stride, "padding": padding, "dilation": dilation}
+        op = [int(rng.integers(max(s, d))) for s, d in zip(stride, dilation, strict=True)]
+        kind = getattr(torch.nn, f"ConvTranspose{n}d")
+        layer = kind(2, 3, rng.integers(2, 4, n).tolist(), **settings, output_padding=op, dtype=torch.float64)
+        x = torch.tensor(rng.standard_normal((2, 2, *rng.integers(2, 4, n))))
+        x = x[0] if rng.integers(2) else x
+        middle = np.array(layer(x).shape[-n:]) - op
+        size = (middle + rng.integers(-1, max(stride) + 1, n) * (rng.random(n) < 1 / n)).tolist()
+        size = [[7, 9], [7]][x.ndim == n + 1] + size if rng.integers(2) else size
+
+        def ours(size=size, x=x, layer=layer, settings=settings, op=op):
+            return FUNCTIONS[n](x, layer.weight, layer.bias, **settings, output_padding=op, output_size=size)
+
+        try:
+            expected = layer(x, output_size=size)
+        except ValueError as refused:
+            with pytest.raises(ValueError, match=r"output_size must be from \(") as caught:
+                ours()
+            found = re.search(r"from (\[.*?\]) to (\[.*?\]) ", str(refused))
+            least, most = (str(tuple(map(int, re.findall(r"-?\d+", each)))) for each in found.groups())
+            assert f"must be from {least} to {most} for" in str(caught.value)
+            continue
+        valid += 1
+        close(ours(), expected.detach().numpy(), 1e-10)
+    assert 3 < valid < 18
+    with pytest.raises(ValueError, match="elements"):
+        layer(x, output_size=[1] * (n + 3))
+    with pytest.raises(ValueError, match="output_size must have length"):
+        FUNCTIONS[n](x, layer.weight, output_size=[1] * (n + 3))
 
 
 TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 1e-4, "complex64": 1e-4}
