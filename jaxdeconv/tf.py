@@ -24,7 +24,7 @@ def conv1d_transpose(
     filters: ArrayLike,
     output_shape: Ints | None,
     strides: Ints,
-    padding: Literal["SAME", "VALID"] = "SAME",
+    padding: Literal["SAME", "VALID"] | Sequence[Sequence[int]] = "SAME",
     data_format: Literal["NWC", "NCW"] | None = "NWC",
     dilations: Ints | None = None,
     name: str | None = None,
@@ -49,14 +49,17 @@ def conv1d_transpose(
     Args:
         input: `[B, W, I]` for "NWC", `[B, I, W]` for "NCW"; float16, bfloat16, float32, float64 or int32. B, I and W may be zero.
         filters: `[k, O / groups, I]` in either data format, of the dtype of input.
-        output_shape: `[B, L, O]` in data_format order: a list, tuple, numpy array or concrete jax array of integers. Every L from
-            which a strided convolution would return to W is valid, and no other: `(W-1)*s < L <= W*s` for "SAME",
-            `full <= L < full + s` for "VALID" with `full = (W-1)*s + ke`. O over `filters.shape[1]` is the number of groups, which
-            splits input and output channels alike. None, an extension, means one group and `L = W*s` for "SAME",
-            `L = (W-1)*s + max(ke, s)` for "VALID", as Keras and `jax.lax.conv_transpose` have it.
+        output_shape: `[B, L, O]` in data_format order: a list, tuple, `tf.TensorShape`, or concrete array of integers. -1 for B is
+            the batch size of input, which of TensorFlow's kernels those of oneDNN alone take. Every L from which a strided
+            convolution would return to W is valid, and no other: `(W-1)*s < L <= W*s` for "SAME", `full <= L < full + s` for "VALID"
+            with `full = (W-1)*s + ke`. O over `filters.shape[1]` is the number of groups, which splits input and output channels
+            alike. None, an extension, means one group and `L = W*s` for "SAME", `L = (W-1)*s + max(ke, s)` for "VALID", as Keras and
+            `jax.lax.conv_transpose` have it.
         strides: s >= 1: an int or a list, tuple or array of length 1 or 3, the latter in data_format order with ones for batch and
             channels.
-        padding: "SAME" or "VALID".
+        padding: "SAME" or "VALID"; or, an extension, what the forward convolution pads, three pairs in data_format order with zeros
+            for batch and channels: `[[0, 0], [left, right], [0, 0]]` for "NWC". Then crop is left, and the valid lengths are
+            `full <= L + left + right < full + s`.
         data_format: "NWC", "NCW", or None for "NWC".
         dilations: d >= 1 in the forms of strides; None for 1. May be combined with strides and groups.
         name: names the operation in HLO and profiles, as `jax.named_scope` does.
@@ -173,7 +176,7 @@ def conv3d_transpose(
     filters: ArrayLike,
     output_shape: Ints | None,
     strides: Ints,
-    padding: Literal["SAME", "VALID"] = "SAME",
+    padding: Literal["SAME", "VALID"] | Sequence[Sequence[int]] = "SAME",
     data_format: Literal["NDHWC", "NCDHW"] | None = "NDHWC",
     dilations: Ints | None = None,
     name: str | None = None,
@@ -193,7 +196,8 @@ def conv3d_transpose(
         filters: `[kd, kh, kw, O / groups, I]` in either data format.
         output_shape: five entries in data_format order, or None for the lengths that `conv1d_transpose` defaults to.
         strides: an int, or of length 1, 3, or 5 in data_format order with ones for batch and channels.
-        padding: "SAME" or "VALID".
+        padding: "SAME" or "VALID"; or, an extension, five pairs as `conv2d_transpose` has four,
+            `[[0, 0], [front, back], [top, bottom], [left, right], [0, 0]]` for "NDHWC".
         data_format: "NDHWC", "NCDHW", or None for "NDHWC".
         dilations: in the forms of strides; None for 1.
         name: as for `conv1d_transpose`, as are the arguments after it.
@@ -303,10 +307,10 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     n = len(formats[0]) - 2
     canonicalize.choice(function, "data_format", data_format, (*formats, None))
     channels_last = data_format != formats[1]
-    if n == 2 and isinstance(padding, list | tuple | np.ndarray | jax.Array):
-        pads = _explicit_pads(function, padding, channels_last)
+    if isinstance(padding, list | tuple | np.ndarray | jax.Array):
+        pads = _explicit_pads(function, padding, n, channels_last)
     else:
-        hint = "upper case, as in TensorFlow" if n != 2 else "upper case, as in TensorFlow, or four pairs of integers"
+        hint = f"upper case, as in TensorFlow, or {_COUNTS[n]} pairs of integers"
         canonicalize.choice(function, "padding", padding, ("SAME", "VALID"), hint)
         pads = ((0, 0),) * n
     strides = canonicalize.spatial(function, "strides", strides, n, channels_last)
@@ -324,8 +328,11 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     return _conv_transpose(x, w, geometry, canonicalize.options(function, x, *how))
 
 
-def _explicit_pads(function: str, padding: Any, channels_last: bool) -> tuple[tuple[int, int], ...]:
-    """What the forward convolution pads in height and width, from TensorFlow's four pairs."""
+_COUNTS = {1: "three", 2: "four", 3: "five"}
+
+
+def _explicit_pads(function: str, padding: Any, n: int, channels_last: bool) -> tuple[tuple[int, int], ...]:
+    """What the forward convolution pads in each spatial dimension, from n + 2 pairs as TensorFlow has them in two dimensions."""
 
     def entries(value: Any) -> Sequence[Any]:
         if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
@@ -333,12 +340,15 @@ def _explicit_pads(function: str, padding: Any, channels_last: bool) -> tuple[tu
         return value if isinstance(value, list | tuple) else (value,)
 
     pairs = [tuple(canonicalize.integer(function, "padding", p, padding) for p in entries(row)) for row in entries(padding)]
-    order = "[[0, 0], [top, bottom], [left, right], [0, 0]]" if channels_last else "[[0, 0], [0, 0], [top, bottom], [left, right]]"
+    names = ("[front, back]", "[top, bottom]", "[left, right]")[-n:]
+    order = f"[{', '.join(('[0, 0]', *names, '[0, 0]') if channels_last else ('[0, 0]', '[0, 0]', *names))}]"
     largest = canonicalize.LARGEST
-    if len(pairs) != 4 or not all(len(pair) == 2 and all(isinstance(p, int) and 0 <= p <= largest for p in pair) for pair in pairs):
-        rule = f"explicit padding must be four pairs of integers from 0 to {largest}"
+    if len(pairs) != n + 2 or not all(
+        len(pair) == 2 and all(isinstance(p, int) and 0 <= p <= largest for p in pair) for pair in pairs
+    ):
+        rule = f"explicit padding must be {_COUNTS[n]} pairs of integers from 0 to {largest}"
         raise error(ValueError, function, rule, "padding", padding, f"pass {order}")
-    spatial, others = (pairs[1:3], (pairs[0], pairs[3])) if channels_last else (pairs[2:], (pairs[0], pairs[1]))
+    spatial, others = (pairs[1:-1], (pairs[0], pairs[-1])) if channels_last else (pairs[2:], (pairs[0], pairs[1]))
     if others != ((0, 0), (0, 0)):
         rule = "explicit padding must be [0, 0] for batch and channels"
         raise error(ValueError, function, rule, "padding", padding, f"pass {order} as data_format says")
@@ -367,6 +377,7 @@ def _geometry(
         advice = f"filters are [{', '.join(canonicalize.SPATIAL[-n:])}, out / groups, in] whatever data_format is"
         raise error(ValueError, function, rule, "filters.shape", w_shape, advice)
 
+    sizes: tuple[int, ...] | None = None
     lengths: tuple[int | None, ...] = (None,) * n
     groups = 1
     if output_shape is not None:
@@ -374,16 +385,18 @@ def _geometry(
         if len(sizes) != n + 2:
             rule = f"output_shape must have {n + 2} entries, {canonicalize.axis_names(n, channels_last, 'out')}"
             raise error(ValueError, function, rule, "output_shape", sizes, "give the whole shape, or None")
-        if any(isinstance(size, int) and size < 0 for size in sizes):
+        given = sizes[1:] if sizes[0] == -1 else sizes
+        if any(isinstance(size, int) and size < 0 for size in given):
             rule = "output_shape must not have negative entries"
-            raise error(ValueError, function, rule, "output_shape", sizes, "give every size, or None for the whole")
-        if sizes[0] != x_shape[0]:
+            advice = "give every size but the batch, which may be -1, or None for the whole"
+            raise error(ValueError, function, rule, "output_shape", sizes, advice)
+        if sizes[0] not in (-1, x_shape[0]):
             rule = f"output_shape[0] must be the batch size of input, {x_shape[0]}"
             raise error(ValueError, function, rule, "output_shape", sizes, f"pass {x_shape[0]} there")
         groups = _groups(function, sizes, channel_axis, out_per_group, in_channels)
         lengths = tuple(sizes[axis] for axis in spatial_axes)
     crops = tuple(
-        _crops(function, padding, pad, axis, x_shape[axis], length, k, s, d, output_shape)
+        _crops(function, padding, pad, axis, x_shape[axis], length, k, s, d, sizes)
         for pad, axis, length, k, s, d in zip(pads or (None,) * n, spatial_axes, lengths, kernel, strides, dilations, strict=True)
     )
     return Geometry(kernel, strides, dilations, crops, groups, channels_last)
@@ -414,7 +427,7 @@ def _crops(
     k: int,
     s: int,
     d: int,
-    output_shape: object,
+    output_shape: tuple[int, ...] | None,
 ) -> tuple[int, int]:
     """(crop_lo, crop_hi) of one dimension, for every length from which a strided convolution returns to size, and no other."""
     ke, full = effective_kernel(k, d), full_size(size, k, s, d)

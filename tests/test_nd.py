@@ -99,9 +99,9 @@ def random_case(rng, ndim, generic):
 
     spatial, kernel, dilations = each((1, 2, 3) if ndim == 3 else (1, 2, 3, 4)), each((1, 2, 3)), each((1, 1, 2))
     strides = each((1, 2, 3) if ndim == 3 else (1, 2, 3, 4))
-    padding = draw(("SAME", "VALID", "explicit") if ndim == 2 else ("SAME", "VALID"))
+    padding = draw(("SAME", "VALID", "explicit"))
     if padding == "explicit":
-        padding = [tuple(rng.integers(0, 4, 2).tolist()) for _ in range(2)]
+        padding = [tuple(rng.integers(0, 4, 2).tolist()) for _ in range(ndim)]
     pads = [padding] * ndim if isinstance(padding, str) else padding
     valid = [valid_lengths(*sizes) for sizes in zip(pads, spatial, kernel, strides, dilations, strict=True)]
     if not all(valid):  # more padding than there is to crop
@@ -205,9 +205,47 @@ def test_forms_of_arguments():
     ):
         close(case.op(padding=padding)(x, w), y)
         close(jaxdeconv.conv_transpose(x, w, [2, 3, 7, 5], 2, padding, "NCHW", [1, 2]), y)
-    for shape in ([2, 3, 7, 5], np.array([2, 3, 7, 5]), jnp.array([2, 3, 7, 5]), [2, np.int64(3), 7, jnp.int8(5)]):
+    for shape in (
+        [2, 3, 7, 5],
+        [-1, 3, 7, 5],
+        np.array([2, 3, 7, 5]),
+        np.array([-1, 3, 7, 5]),
+        jnp.array([2, 3, 7, 5]),
+        [2, np.int64(3), 7, jnp.int8(5)],
+    ):
         close(case.op(output_shape=shape)(x, w), y)
         close(case.op(output_shape=shape, name="name")(x, w), y)
+
+
+# In one and three dimensions TensorFlow has no explicit padding; the rule is that of its two.
+EXPLICIT = [
+    Case("conv1d_transpose", 2, (3,), (3, 2, 1), (4,), (2,), (1,), ((1, 2),), True, (5,)),
+    Case("conv1d_transpose", 1, (4,), (4, 2, 2), (3,), (3,), (2,), ((0, 3),), False, (13,)),
+    Case("conv_transpose", 1, (3,), (1, 2, 1), (3,), (2,), (1,), ((2, 0),), True, (6,)),
+    Case("conv3d_transpose", 1, (2, 3, 2), (2, 3, 1), (3, 2, 3), (2, 1, 2), (1, 2, 1), ((1, 0), (0, 2), (1, 1)), True, (4, 3, 4)),
+    Case("conv3d_transpose", 2, (2, 1, 2), (2, 2, 2), (2, 3, 3), (2, 2, 1), (1, 1, 1), ((0, 1), (1, 0), (2, 1)), False, (3, 2, 1)),
+]
+
+
+def test_explicit_padding_in_one_and_three_dimensions():
+    operands = [case.operands() for case in EXPLICIT]
+    results = together([case.op() for case in EXPLICIT], operands)
+    close(results, [case.expected(*each) for case, each in zip(EXPLICIT, operands, strict=True)])
+    for case, (x, w, _), (y, *_) in zip(EXPLICIT, operands, results, strict=True):
+        close(case.op(padding=np.array(case.keywords["padding"]), output_shape=case.shape(case.lengths, case.channels[1]))(x, w), y)
+    assert jaxdeconv.conv1d_transpose(np.ones((1, 3, 1)), np.ones((4, 1, 1)), None, 2, [[0, 0], [1, 2], [0, 0]]).shape == (1, 5, 1)
+
+
+def test_a_batch_that_is_not_named():
+    """-1, of a symbolic batch too."""
+    w = np.ones((3, 3, 2, 4))
+
+    def op(x):
+        return jaxdeconv.conv2d_transpose(x, w, [-1, 2 * x.shape[1], 8, 2], 2)
+
+    exported = export.export(jax.jit(op))(jax.ShapeDtypeStruct(export.symbolic_shape("b, h, 4, 4"), np.float64))
+    x = np.random.default_rng(0).standard_normal((3, 5, 4, 4))
+    np.testing.assert_allclose(exported.call(x), jaxdeconv.conv2d_transpose(x, w, [3, 10, 8, 2], 2), rtol=1e-12)
 
 
 @samples
