@@ -1,9 +1,12 @@
-"""The ONNX convention: one function for any number of dimensions. Rules for the crops from pads, auto_pad and output_shape."""
+"""The ONNX convention: one function for any number of dimensions. Rules for the crops from pads, auto_pad and output_shape.
+
+And a node of a model as such a function. onnx is not imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -25,7 +28,7 @@ def conv_transpose(
     W: ArrayLike,  # noqa: N803
     B: ArrayLike | None = None,  # noqa: N803
     *,
-    auto_pad: AutoPad = "NOTSET",
+    auto_pad: AutoPad | bytes = "NOTSET",
     dilations: Ints | None = None,
     group: int = 1,
     kernel_shape: Ints | None = None,
@@ -55,7 +58,8 @@ def conv_transpose(
         X: `[N, C, *D]` with one spatial dimension or more; float16, bfloat16, float32 or float64. N, C and D may be zero.
         W: `[C, M / group, *k]`, of the dtype of X.
         B: `[M]`, of the dtype of X; None for no bias.
-        auto_pad: "NOTSET", "SAME_UPPER", "SAME_LOWER" or "VALID". "VALID" is pads of zero. Any but "NOTSET" excludes pads.
+        auto_pad: "NOTSET", "SAME_UPPER", "SAME_LOWER" or "VALID", or one of these as bytes, as onnx has it. "VALID" is pads of
+            zero. Any but "NOTSET" excludes pads.
         dilations: d >= 1, one per spatial dimension, as all lists here; None for ones.
         group: a divisor of C, into which input and output channels are split alike.
         kernel_shape: k, which W has too; None to leave it out.
@@ -110,9 +114,10 @@ def conv_transpose(
         raise error(ValueError, _FUNCTION, rule, "kernel_shape", kernel_shape, "leave it out, or pass another W")
     bias = canonicalize.bias_of(_FUNCTION, B, "B", w.shape[1] * group, "X", x)
 
-    canonicalize.choice(_FUNCTION, "auto_pad", auto_pad, ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"))
-    if pads is not None and auto_pad != "NOTSET":
-        rule = f"pads must be left out where auto_pad is not 'NOTSET', and it is {auto_pad!r}"
+    auto: Any = auto_pad.decode(errors="replace") if isinstance(auto_pad, bytes) else auto_pad
+    canonicalize.choice(_FUNCTION, "auto_pad", auto, ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"))
+    if pads is not None and auto != "NOTSET":
+        rule = f"pads must be left out where auto_pad is not 'NOTSET', and it is {auto!r}"
         raise error(ValueError, _FUNCTION, rule, "pads", pads, "pass one of the two")
     s, d = _attribute("strides", strides, n, 1), _attribute("dilations", dilations, n, 1)
     cut, op = _attribute("pads", pads, 2 * n, 0), _attribute("output_padding", output_padding, n, 0)
@@ -120,11 +125,11 @@ def conv_transpose(
         rule = f"output_padding must be less than stride or dilation in each dimension, and these are {list(s)} and {list(d)}"
         raise error(ValueError, _FUNCTION, rule, "output_padding", output_padding, "pass a longer output_shape")
     fulls = tuple(full_size(*each) + extra for *each, extra in zip(x.shape[2:], kernel, s, d, op, strict=True))
-    if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+    if output_shape is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         lengths = tuple(size * stride for size, stride in zip(x.shape[2:], s, strict=True))
         if output_shape is not None:
             lengths = _attribute("output_shape", output_shape, n, 0, symbolic=True)
-        cut = _split(auto_pad, x.shape, fulls, lengths, output_shape)
+        cut = _split(auto, x.shape, fulls, lengths, output_shape)
     else:
         lengths = tuple(full - begin - end for full, begin, end in zip(fulls, cut[:n], cut[n:], strict=True))
     if not all(canonicalize.at_least(0, length) for length in lengths):
@@ -136,6 +141,101 @@ def conv_transpose(
     geometry = Geometry(kernel, s, d, crops, group, channels_last=False)
     options = canonicalize.options(_FUNCTION, x, None, precision, preferred_element_type, implementation, forward_mode)
     return _conv_transpose(x, w, geometry, options, bias, "onnx")
+
+
+# Where an AttributeProto holds each attribute of ConvTranspose: the number of its type in onnx.proto, and the field.
+_HELD = {"auto_pad": (3, "s"), "group": (2, "i")} | dict.fromkeys(
+    ("dilations", "kernel_shape", "output_padding", "output_shape", "pads", "strides"), (7, "ints")
+)
+
+
+def from_node(
+    node: Any,
+    *,
+    precision: Precision = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: str | None = None,
+    forward_mode: bool | None = None,
+) -> Callable[..., jax.Array]:
+    """A ConvTranspose node of a model as a function of its inputs.
+
+        from_node(node)(X, W, B) = conv_transpose(X, W, B, **attributes of node)
+
+    Args:
+        node: an `onnx.NodeProto`, or anything that has its op_type, domain, input and attribute.
+        precision: as for `conv_transpose`, as are the arguments after it.
+        preferred_element_type: see there.
+        implementation: see there.
+        forward_mode: see there.
+
+    Returns:
+        A function of X, W and B=None, with the shapes, dtypes, errors and gradients of `conv_transpose`. It requires B where the node
+        has that input, and no B where it has not.
+
+    Raises:
+        ValueError: a node of another op_type or domain, an attribute that ConvTranspose has not, or one that stands for the argument
+            of a function; on a call, what `conv_transpose` raises for the attributes.
+        TypeError: no node, or an attribute of another type than ConvTranspose has.
+
+    Gradients:
+        As those of `conv_transpose`.
+
+    References:
+        NodeProto and AttributeProto, onnx.proto; ConvTranspose, ONNX operator set 22.
+
+    Example:
+        >>> from types import SimpleNamespace as Proto
+        >>> import jax.numpy as jnp
+        >>> import jaxdeconv.onnx
+        >>> strides = Proto(name="strides", type=7, ints=[2], ref_attr_name="")  # what onnx.load reads from a file
+        >>> node = Proto(op_type="ConvTranspose", domain="", input=["X", "W"], attribute=[strides])
+        >>> jaxdeconv.onnx.from_node(node)(jnp.ones((1, 3, 5)), jnp.ones((3, 2, 4))).shape
+        (1, 2, 12)
+    """
+    function = "onnx.from_node"
+    fields = ("op_type", "domain", "input", "attribute")
+    if not all(hasattr(node, field) for field in fields):
+        raise error(TypeError, function, "node must be a NodeProto", "node", node, "pass one of model.graph.node")
+    if (node.domain, node.op_type) not in (("", "ConvTranspose"), ("ai.onnx", "ConvTranspose")):
+        name, value = ("op_type", node.op_type) if node.op_type != "ConvTranspose" else ("domain", node.domain)
+        rule = "node must be a ConvTranspose of ONNX's own domain"
+        raise error(ValueError, function, rule, f"node.{name}", value, "pass the nodes of that op_type alone")
+    attributes = {each.name: _value(function, each) for each in node.attribute}
+    has_bias = len(node.input) > 2 and node.input[2] != ""
+
+    def transposed(X: ArrayLike, W: ArrayLike, B: ArrayLike | None = None) -> jax.Array:  # noqa: N803
+        if has_bias != (B is not None):
+            rule = f"B must be {'given' if has_bias else 'None'}, since the node has the inputs {list(node.input)}"
+            raise error(ValueError, _FUNCTION, rule, "B", B, "pass what the node has, or call onnx.conv_transpose")
+        return conv_transpose(
+            X,
+            W,
+            B,
+            **attributes,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            implementation=implementation,
+            forward_mode=forward_mode,
+        )
+
+    return transposed
+
+
+def _value(function: str, attribute: Any) -> Any:
+    """What an AttributeProto of ConvTranspose holds."""
+    name = attribute.name
+    if name not in _HELD:
+        rule, advice = f"an attribute of ConvTranspose must be one of {', '.join(_HELD)}", "remove it if it has no meaning"
+        raise error(ValueError, function, rule, "attribute.name", name, advice)
+    kind, field = _HELD[name]
+    if attribute.ref_attr_name:
+        rule, advice = f"{name} must have a value of its own, not that of a function's argument", "inline the functions of the model"
+        raise error(ValueError, function, rule, "attribute.ref_attr_name", attribute.ref_attr_name, advice)
+    if attribute.type != kind:
+        rule, advice = f"{name} must be in the field {field!r}, of type {kind}", "make the node with onnx.helper.make_node"
+        raise error(TypeError, function, rule, "attribute.type", attribute.type, advice)
+    value = getattr(attribute, field)
+    return list(value) if field == "ints" else value
 
 
 def _check_filter(x_shape: tuple[int, ...], w_shape: tuple[int, ...], group: object) -> int:

@@ -15,7 +15,7 @@ import recorded
 from cases import sampled
 from jax import export
 
-from jaxdeconv.onnx import conv_transpose
+from jaxdeconv.onnx import conv_transpose, from_node
 
 CASES, _ = recorded.load("onnx")
 CHUNKS = 4
@@ -151,24 +151,23 @@ def test_dtypes(dtype):
     assert (wide.dtype, wide.item()) == (jnp.float64, 4097)
 
 
-def onnxs_own_tests():
-    """(name, attributes, operands, expected), of all node tests of ConvTranspose and of the models converted from PyTorch."""
+def onnxs_own_tests(of_node):
+    """(name, of_node(node), operands, expected), of all node tests of ConvTranspose and of the models converted from PyTorch."""
     pytest.importorskip("onnx")
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
     from onnx.backend.test.case.node import collect_testcases
 
-    def attributes(model):
-        (node,) = model.graph.node
-        values = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+    def node(model):
+        (only,) = model.graph.node
+        return only
 
     def tensor(path):
         return numpy_helper.to_array(onnx.load_tensor(path))
 
     for test in collect_testcases("ConvTranspose"):
         for operands, (expected,) in test.data_sets:
-            yield test.name, attributes(test.model), operands, expected
+            yield test.name, of_node(node(test.model)), operands, expected
     for path in sorted(Path(onnx.backend.test.__file__).parent.glob("data/*/*[cC]onv[tT]ranspose*/model.onnx")):
         model = onnx.load(path)
         parameters = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -177,7 +176,7 @@ def onnxs_own_tests():
         operands = parameters | {name: tensor(folder / f"input_{i}.pb") for i, name in enumerate(inputs)}
         yield (
             path.parent.name,
-            attributes(model),
+            of_node(node(model)),
             [operands[name] for name in model.graph.node[0].input],
             tensor(folder / "output_0.pb"),
         )
@@ -185,7 +184,9 @@ def onnxs_own_tests():
 
 @pytest.mark.filterwarnings("ignore")  # the frameworks' own
 def test_onnxs_own_tests():
-    tests = list(onnxs_own_tests())
+    from onnx import helper
+
+    tests = list(onnxs_own_tests(lambda node: {each.name: helper.get_attribute_value(each) for each in node.attribute}))
     assert len(tests) >= 14
     answers = jax.jit(lambda several: [conv_transpose(*each, **test[1]) for test, each in zip(tests, several, strict=True)])(
         [[jnp.asarray(operand) for operand in operands] for _, _, operands, _ in tests]
@@ -207,6 +208,93 @@ def test_a_sample_equals_live_onnxruntime():
         for attributes, operands in drawn
     ]
     recorded.check(function, cases)
+
+
+class Proto:
+    """What `from_node` reads of onnx's messages."""
+
+    def __init__(self, **fields):
+        self.__dict__.update(fields)
+
+
+TYPES = {float: (1, "f"), int: (2, "i"), bytes: (3, "s"), list: (7, "ints")}
+
+
+def node_of(inputs="XW", op_type="ConvTranspose", domain="", **attributes):
+    """A NodeProto, with attributes as onnx stores them."""
+    attribute = []
+    for name, value in attributes.items():
+        kind, field = TYPES[type(value)]
+        attribute.append(Proto(name=name, type=kind, ref_attr_name="", **{field: value}))
+    return Proto(op_type=op_type, domain=domain, input=list(inputs), attribute=attribute)
+
+
+@pytest.mark.parametrize("attributes", [row[0] for row in ROWS], ids=str)
+def test_from_node(attributes):
+    x, w = jnp.arange(1.0, 5).reshape(1, 1, 4), jnp.array([1.0, 10, 100]).reshape(1, 1, 3)
+    stored = {name: value.encode() if isinstance(value, str) else value for name, value in attributes.items()}
+    expected = conv_transpose(x, w, **attributes)
+    np.testing.assert_array_equal(from_node(node_of(**stored))(x, w), expected)
+    np.testing.assert_array_equal(conv_transpose(x, w, **stored), expected)
+    try:
+        from onnx import helper
+    except ImportError:
+        return
+    node = helper.make_node("ConvTranspose", ["X", "W"], ["Y"], **attributes)
+    np.testing.assert_array_equal(from_node(node)(x, w), expected)
+
+
+def test_from_node_with_a_bias_groups_and_keywords():
+    x, w, b = np.ones((1, 4, 5), np.float32), np.ones((4, 3, 3), np.float32), np.ones(6, np.float32)
+    for domain in ("", "ai.onnx"):
+        run = from_node(node_of("XWB", domain=domain, group=2, kernel_shape=[3]), preferred_element_type="float64", forward_mode=True)
+        y, tangent = jax.jvp(run, (x, w, b), (x, 0 * w, 0 * b))
+        assert y.dtype == np.float64
+        np.testing.assert_array_equal(y, conv_transpose(x, w, b, group=2))
+        np.testing.assert_array_equal(tangent, y - 1)
+    np.testing.assert_array_equal(from_node(node_of(("X", "W", ""), group=2))(x, w), y - 1)  # an optional input that is left out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_from_node_of_onnxs_own_tests():
+    tests = list(onnxs_own_tests(lambda node: node))
+    for name, node, operands, expected in tests[:: len(tests) // 5]:
+        np.testing.assert_allclose(from_node(node)(*operands), expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+NODES = [
+    (3, TypeError, "node must be a NodeProto, got node=3; pass one of model.graph.node"),
+    (node_of(op_type="Conv"), ValueError, "node must be a ConvTranspose of ONNX's own domain, got node.op_type='Conv'; pass the nodes of that op_type alone"),
+    (node_of(domain="com.microsoft"), ValueError, "node must be a ConvTranspose of ONNX's own domain, got node.domain='com.microsoft'"),
+    (node_of(stride=[2]), ValueError, "an attribute of ConvTranspose must be one of auto_pad, group, dilations, kernel_shape, output_padding, output_shape, pads, strides, got attribute.name='stride'"),
+    (node_of(strides=2), TypeError, "strides must be in the field 'ints', of type 7, got attribute.type=2; make the node with onnx.helper.make_node"),
+    (node_of(group=2.0), TypeError, "group must be in the field 'i', of type 2, got attribute.type=1"),
+    (node_of(auto_pad=[1]), TypeError, "auto_pad must be in the field 's', of type 3, got attribute.type=7"),
+    (Proto(op_type="ConvTranspose", domain="", input="XW", attribute=[Proto(name="group", type=2, ref_attr_name="g", i=0)]), ValueError, "group must have a value of its own, not that of a function's argument, got attribute.ref_attr_name='g'; inline the functions of the model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("node", "kind", "message"), NODES, ids=range(len(NODES)))
+def test_nodes_rejected(node, kind, message):
+    with pytest.raises(kind) as caught:
+        from_node(node)
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(f"onnx.from_node: {message}")
+    assert re.fullmatch(r"onnx\.from_node: .+, got \w+(\.\w+)?=.+; .+", str(caught.value))
+
+
+def test_inputs_that_the_node_has_not():
+    with pytest.raises(
+        ValueError,
+        match=re.escape("onnx.conv_transpose: B must be given, since the node has the inputs ['X', 'W', 'B'], got B=None; "),
+    ):
+        from_node(node_of("XWB"))(X, W)
+    with pytest.raises(
+        ValueError, match=re.escape("onnx.conv_transpose: B must be None, since the node has the inputs ['X', 'W'], got B=[1.0, ")
+    ):
+        from_node(node_of())(X, W, np.ones(3))
+    with pytest.raises(ValueError, match=re.escape("onnx.conv_transpose: strides must have length 1, got strides=[2, 2]; ")):
+        from_node(node_of(strides=[2, 2]))(X, W)
 
 
 X, W = np.ones((2, 4, 5)), np.ones((4, 3, 3))
@@ -247,7 +335,8 @@ TABLE = [
     # auto_pad
     ({"auto_pad": "SAME"}, ValueError, "auto_pad must be 'NOTSET' or 'SAME_UPPER' or 'SAME_LOWER' or 'VALID', got auto_pad='SAME'"),
     ({"auto_pad": "same_upper"}, ValueError, "auto_pad must be 'NOTSET' or 'SAME_UPPER' or 'SAME_LOWER' or 'VALID', got auto_pad='same_upper'"),
-    ({"auto_pad": b"VALID"}, TypeError, "auto_pad must be 'NOTSET' or 'SAME_UPPER' or 'SAME_LOWER' or 'VALID', got auto_pad=b'VALID'"),
+    ({"auto_pad": b"SAME"}, ValueError, "auto_pad must be 'NOTSET' or 'SAME_UPPER' or 'SAME_LOWER' or 'VALID', got auto_pad='SAME'"),
+    ({"auto_pad": b"VALID", "pads": [0, 0]}, ValueError, "pads must be left out where auto_pad is not 'NOTSET', and it is 'VALID', got pads=[0, 0]"),
     ({"auto_pad": None}, TypeError, "auto_pad must be 'NOTSET' or 'SAME_UPPER' or 'SAME_LOWER' or 'VALID', got auto_pad=None"),
     # pads
     (UPPER | {"pads": [1, 1]}, ValueError, "pads must be left out where auto_pad is not 'NOTSET', and it is 'SAME_UPPER', got pads=[1, 1]"),
