@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jax.typing import ArrayLike, DTypeLike
@@ -53,7 +54,8 @@ def conv_transpose(
         padding: "valid" or "same", in any case.
         output_padding: p >= 0, an int or one for each spatial dimension; None to have the length inferred. Keras asks for p < s and
             its layers insist; its function, on JAX, does not, and larger ones extend the output here as there.
-        data_format: "channels_last" or "channels_first", in any case; None for "channels_last", where Keras has a configured default.
+        data_format: "channels_last" or "channels_first", in any case; None for `keras.config.image_data_format()` where
+            Keras is imported, and "channels_last" where it is not.
         dilation_rate: d >= 1, an int or one for each spatial dimension; may be combined with strides.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the dtype of inputs; None for that dtype itself.
@@ -95,7 +97,9 @@ def conv_transpose(
         [2.0, 13.0, 20.0, 130.0, 200.0]
     """
     function = "conv_transpose"
-    data_format = "channels_last" if data_format is None else data_format.lower() if isinstance(data_format, str) else data_format  # type: ignore[assignment]
+    if data_format is None:
+        data_format = _configured_format()
+    data_format = data_format.lower() if isinstance(data_format, str) else data_format  # type: ignore[assignment]
     canonicalize.choice(function, "data_format", data_format, ("channels_last", "channels_first"), "pass one of these, or None")
     padding = padding.lower() if isinstance(padding, str) else padding
     canonicalize.choice(function, "padding", padding, ("valid", "same"), "in any case; for numbers see jaxdeconv.lax.conv_transpose")
@@ -132,6 +136,12 @@ def conv_transpose(
     geometry = Geometry(sizes, strides, dilations, tuple(crops), 1, channels_last)
     options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
     return _conv_transpose(x, w, geometry, options, layout="keras")
+
+
+def _configured_format() -> Any:
+    """Keras's default, where Keras is imported already; this package never imports it."""
+    read = getattr(getattr(sys.modules.get("keras"), "config", None), "image_data_format", None)
+    return "channels_last" if read is None else read()
 
 
 def _crops(padding: str, ke: int, s: int, p: int | None) -> tuple[int, int]:

@@ -5,6 +5,8 @@
 import os
 import re
 import runpy
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +104,34 @@ def test_an_empty_dimension_has_the_length_of_the_table(kernel, stride, padding,
     y, vjp = jax.vjp(lambda x, w: conv_transpose(x, w, stride, padding, p), jnp.ones((1, 0, 1)), jnp.ones((kernel, 1, 1)))
     np.testing.assert_array_equal(y, jnp.zeros((1, length, 1)))
     np.testing.assert_array_equal(vjp(y + 1)[1], jnp.zeros((kernel, 1, 1)))
+
+
+def test_the_default_format_is_kerass(monkeypatch):
+    """Where the program has imported it, and only there."""
+    x, w = np.ones((2, 4, 3)), np.ones((3, 2, 3))
+    first = np.moveaxis(x, -1, 1)
+    for module in (None, types.ModuleType("keras")):  # the second as it is while it is being imported
+        monkeypatch.setitem(sys.modules, "keras", module)
+        assert conv_transpose(x, w, 2).shape == (2, 9, 2)
+    configured = types.SimpleNamespace(config=types.SimpleNamespace(image_data_format=lambda: "channels_first"))
+    monkeypatch.setitem(sys.modules, "keras", configured)
+    assert conv_transpose(first, w, 2).shape == (2, 2, 9)
+    assert conv_transpose(x, w, 2, data_format="channels_last").shape == (2, 9, 2)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_default_format_of_live_keras(monkeypatch):
+    monkeypatch.setitem(os.environ, "KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras has another backend")
+    x, w = np.ones((2, 3, 5), np.float32), np.arange(18, dtype=np.float32).reshape(3, 2, 3)
+    before = keras.config.image_data_format()
+    try:
+        keras.config.set_image_data_format("channels_first")
+        np.testing.assert_array_equal(conv_transpose(x, w, 2), keras.ops.conv_transpose(x, w, 2))
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 X, W = np.ones((2, 4, 3)), np.ones((3, 2, 3))
