@@ -150,7 +150,7 @@ def _tf(dice, x64, front="tf"):
     data_format = f"NC{letters}" if first else dice.pick(f"N{letters}C", f"N{letters}C", None)
     padding = dice.pick("SAME", "VALID")
     given = {}
-    if n == 2 and dice.chance(0.3):
+    if dice.chance(0.3 if n == 2 else 0.15):
         pads = []
         for ke, full in zip(z.effective, z.full, strict=True):
             lo = dice.int(0, dice.pick(ke - 1, ke + 2))
@@ -165,7 +165,8 @@ def _tf(dice, x64, front="tf"):
             least = (size - 1) * s + 1 if padding == "SAME" else full - cut
             past = dice.chance(0.04)
             lengths.append(max(least + dice.int(-past, s - 1 + past), 0))
-        given["output_shape"] = [z.batch, z.outs, *lengths] if first else [z.batch, *lengths, z.outs]
+        batch = -1 if dice.chance(0.1) else z.batch
+        given["output_shape"] = [batch, z.outs, *lengths] if first else [batch, *lengths, z.outs]
     around = ([1, 1], []) if first else ([1], [1])
     given["strides"] = [*around[0], *z.strides, *around[1]] if dice.chance(0.2) else _numbers(dice, z.strides)
     if padding != "SAME" or dice.chance(0.5):
@@ -201,9 +202,14 @@ def _torch(dice, x64):
     if z.groups > 1:
         given["groups"] = z.groups
     x = z.x(True) if dice.chance(0.85) else z.x(True)[1:]
+    if dice.chance(0.2):
+        rows = zip(z.full, padding, z.strides, strict=True)
+        given["output_size"] = [full - 2 * p + dice.int(-past, s - 1 + past) for full, p, s in rows]
+        if dice.chance(0.5):
+            given["output_size"] = [*x[:-n], *given["output_size"]]  # of which layers of torch take the last entries alone
     b = (z.outs,) if dice.chance(0.4) else None
     case = Case("torch", f"conv_transpose{n}d", x, (z.ins, z.outs // z.groups, *z.kernel), b, keywords=given)
-    return _how(dice, case, x64, ("int64",))
+    return _how(dice, case, x64, ("int32", "int64"))
 
 
 def _onnx(dice, x64):
@@ -460,6 +466,7 @@ _WRONG = {
     "groups group feature_group_count": [0, -1, 1.5, "1", True, None, [1]],
     "data_format": ["NWCH", "nwc", 0, "", ["NWC"]],
     "output_shape": [[], [1, 2], [-1] * 3, "shape", [1.5, 2.5, 3.5], {"a": 1}, -1],
+    "output_size": [[], [1.5], "3", {"a": 1}, [7] * 9, -1],
     "dimension_numbers": [("NWC", "WIO"), "NWC", ("NNC", "WIO", "NWC"), 3, ("NWC", "WIO", "NXC"), (None, None, None)],
     "transpose_kernel use_consistent_padding": [1, None, "yes"],
     "forward_mode": [1, 0, "yes"],
@@ -472,7 +479,7 @@ _WRONG = {
 }
 _KEYWORDS = {
     "tf": "strides dilations padding data_format output_shape forward_mode implementation precision preferred_element_type name",
-    "torch": "stride dilation padding output_padding groups forward_mode implementation precision preferred_element_type",
+    "torch": "stride dilation padding output_padding output_size groups forward_mode implementation precision preferred_element_type",
     "onnx": "strides dilations pads output_padding auto_pad group output_shape kernel_shape forward_mode implementation precision "
     "preferred_element_type",
     "lax": "strides rhs_dilation padding dimension_numbers transpose_kernel use_consistent_padding feature_group_count forward_mode "

@@ -127,7 +127,7 @@ def _tf(case):
     require(x.shape[-1] == w.shape[-1], "channels")
     lengths, groups = [None] * n, 1
     if output_shape is not None:
-        require(len(output_shape) == n + 2 and min(output_shape) >= 0 and output_shape[0] == x.shape[0], "output_shape")
+        require(len(output_shape) == n + 2 and min(output_shape[1:]) >= 0 and output_shape[0] in (-1, x.shape[0]), "output_shape")
         lengths, out = (output_shape[2:], output_shape[1]) if first else (output_shape[1:-1], output_shape[-1])
         require(out > 0 and out % w.shape[-2] == 0, "groups")
         groups = out // w.shape[-2]
@@ -161,9 +161,14 @@ def _torch(case):
     padding, extra = each(given.get("padding"), n, 0), each(given.get("output_padding"), n, 0)
     groups = given.get("groups", 1)
     require(groups >= 1 and x.shape[-1] % groups == 0 and x.shape[-1] == w.shape[-1], "groups")
+    output_size = given.get("output_size")
+    require(output_size is None or len(output_size) in (n, len(case.x)), "output_size")
     crops, lengths = [], []
     least = 0 if case.x[0] == 0 else 1
-    for (size, k), s, d, p, op in zip(_geometry(x, w), strides, dilations, padding, extra, strict=True):
+    for i, ((size, k), s, d, p, op) in enumerate(zip(_geometry(x, w), strides, dilations, padding, extra, strict=True)):
+        if output_size is not None:
+            op = output_size[i - n] - ((size - 1) * s + (k - 1) * d + 1 - 2 * p)
+            require(0 <= op < s, "output_size")
         require(op < max(s, d), "output_padding")
         crops.append(p)
         lengths.append((size - 1) * s + (k - 1) * d + 1 - 2 * p + op)

@@ -103,7 +103,10 @@ def torch(case, window, operands):
     bias = [operands["b"]] if "b" in operands else []
     if native:
         x, w, *b = map(tensor, (operands["x"], operands["w"], *bias))
-        y = getattr(torch.nn.functional, case.function)(x, w, *b, **_plain(case))
+        given = _plain(case)
+        if given.pop("output_size", None) is not None:  # an argument of its layers, which pass on what the size means
+            given["output_padding"] = [hi - lo for lo, hi in _ends(window)]
+        y = getattr(torch.nn.functional, case.function)(x, w, *b, **given)
     else:
         cx, cw, *_ = _canonical(window, operands)
         x, w, b = tensor(np.moveaxis(cx, -1, 1)), tensor(np.moveaxis(cw, (-1, -2), (0, 1))), []
@@ -147,6 +150,11 @@ def tensorflow(case, window, operands):
     native = case.front in ("tf", "sharded") and case.keywords["output_shape"] is not None
     given = {name: value for name, value in _plain(case).items() if name != "name"}
     _lacks(native and (given.get("data_format") or "N")[:2] == "NC", "channels first on CPU")
+    _lacks(
+        native and len(case.x) != 4 and not isinstance(given.get("padding", ""), str), "explicit padding in one and three dimensions"
+    )
+    if native:
+        given["output_shape"] = window.y_shape  # for the -1 of its batch, which not all of its kernels take
     x, w, g = (operands[name] for name in "xwg") if native else _canonical(window, operands)
     x, w, g = map(tf.constant, (x, w, g))
     with tf.GradientTape() as tape:
