@@ -297,7 +297,7 @@ def _lax(dice, x64):
 
 def _keras(dice, x64):
     n = _ndim(dice)
-    z = Sizes(dice, n, groups=False)
+    z = Sizes(dice, n)
     first = dice.chance(0.4)
     given = {}
     if set(z.strides) != {1} or dice.chance(0.3):
@@ -310,7 +310,9 @@ def _keras(dice, x64):
         given["data_format"] = "channels_first" if first else "channels_last"
     if set(z.dilations) != {1} or dice.chance(0.1):
         given["dilation_rate"] = _numbers(dice, z.dilations)
-    case = Case("keras", "conv_transpose", z.x(first), (*z.kernel, z.outs, z.ins), keywords=given)
+    if z.groups > 1:
+        given["groups"] = z.groups
+    case = Case("keras", "conv_transpose", z.x(first), (*z.kernel, z.outs // z.groups, z.ins), keywords=given)
     return _how(dice, case, x64, ("int32", "int8", "int64"))
 
 
@@ -484,7 +486,8 @@ _KEYWORDS = {
     "preferred_element_type",
     "lax": "strides rhs_dilation padding dimension_numbers transpose_kernel use_consistent_padding feature_group_count forward_mode "
     "implementation precision preferred_element_type",
-    "keras": "strides dilation_rate padding output_padding data_format forward_mode implementation precision preferred_element_type",
+    "keras": "strides dilation_rate padding output_padding data_format groups forward_mode implementation precision "
+    "preferred_element_type",
 }
 
 

@@ -283,6 +283,8 @@ def _keras(case):
     first = (given.get("data_format") or "channels_last").lower() == "channels_first"
     same = given.get("padding", "valid").lower() == "same"
     require(1 <= n <= 3 and len(case.w) == n + 2 and all(case.w[:-1]), "kernel")
+    groups = given.get("groups", 1)
+    require(groups >= 1 and case.w[-1] % groups == 0, "groups")
     x, w = positions(case.x), positions(case.w)
     x = np.moveaxis(x, 1, -1) if first else x
     strides, dilations = each(given.get("strides"), n), each(given.get("dilation_rate"), n)
@@ -302,7 +304,7 @@ def _keras(case):
             total = ke + ke % 2 - 2 + p
             crops.append(ke - 1 - min(math.ceil(total / 2), ke - 1))
             lengths.append((size - 1) * s + ke % 2 + p)
-    return _place(case, x, w, _activations(first), 1 if first else n + 1, strides, dilations, crops, lengths, 1)
+    return _place(case, x, w, _activations(first), 1 if first else n + 1, strides, dilations, crops, lengths, groups)
 
 
 # Layers

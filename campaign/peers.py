@@ -229,6 +229,7 @@ def traced(name, case, window):
         return lambda x, w: jax.lax.conv_transpose(x, w, **given)
     _lacks(bool(case.keywords.get("preferred_element_type")) and (name, case.front) != ("lax", "lax"), "dtype of the result")
     if name == "keras" and case.front == "keras":
+        _lacks("groups" in case.keywords, "groups")
         import keras
 
         return lambda x, w: keras.ops.conv_transpose(x, w, **_plain(case))

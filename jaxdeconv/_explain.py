@@ -238,19 +238,18 @@ def _lax(dimensions: tuple[_Dimension, ...], groups: int) -> dict[str, Any]:
 
 
 def _keras(dimensions: tuple[_Dimension, ...], groups: int) -> dict[str, Any] | str:
-    if groups > 1:
-        return "not expressible: no groups"
+    more = {"groups": groups} if groups > 1 else {}  # which Keras's own function lacks
     if all(each.lo == 0 and -each.hi == max(each.s - each.ke, 0) for each in dimensions):
-        return {"padding": "valid", "output_padding": None}
+        return {"padding": "valid", "output_padding": None} | more
     if all(each.lo == 0 and 0 <= -each.hi < each.s for each in dimensions):
-        return {"padding": "valid", "output_padding": tuple(-each.hi for each in dimensions)}
+        return {"padding": "valid", "output_padding": tuple(-each.hi for each in dimensions)} | more
     if all(each.length == each.s * each.size and each.lo == max(each.full - each.length, 0) // 2 for each in dimensions):
-        return {"padding": "same", "output_padding": None}
+        return {"padding": "same", "output_padding": None} | more
     extra = tuple(each.length - (each.size - 1) * each.s - each.ke % 2 for each in dimensions)
     overhang = [-(-(each.ke + each.ke % 2 - 2 + op) // 2) for each, op in zip(dimensions, extra, strict=True)]
     if all(
         0 <= op < each.s and each.lo == each.ke - 1 - min(q, each.ke - 1)
         for each, op, q in zip(dimensions, extra, overhang, strict=True)
     ):
-        return {"padding": "same", "output_padding": extra}
+        return {"padding": "same", "output_padding": extra} | more
     return "not expressible: neither valid nor same keeps this window with any output_padding"

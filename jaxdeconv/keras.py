@@ -1,10 +1,13 @@
-"""The convention of `keras.ops.conv_transpose`. Rules for (crop_lo, crop_hi) from "valid", "same" and output_padding."""
+"""The convention of `keras.ops.conv_transpose`. Rules for (crop_lo, crop_hi) from "valid", "same" and output_padding.
+
+The layers are of this name too, and loaded when they are asked for, so that Keras is imported then and not before.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from jax.typing import ArrayLike, DTypeLike
@@ -13,6 +16,20 @@ from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
+
+if TYPE_CHECKING:
+    from jaxdeconv._keras_layers import Conv1DTranspose as Conv1DTranspose
+    from jaxdeconv._keras_layers import Conv2DTranspose as Conv2DTranspose
+    from jaxdeconv._keras_layers import Conv3DTranspose as Conv3DTranspose
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from jaxdeconv import _keras_layers
+
+        return getattr(_keras_layers, name)
+
 
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
@@ -26,6 +43,7 @@ def conv_transpose(
     data_format: Literal["channels_last", "channels_first"] | None = None,
     dilation_rate: int | Sequence[int] = 1,
     *,
+    groups: int = 1,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -49,7 +67,7 @@ def conv_transpose(
     Args:
         inputs: `[B, *W, I]`, or `[B, I, *W]` for "channels_first", of rank 3, 4 or 5; any floating, complex or signed integer dtype
             of up to 64 bits.
-        kernel: `[*k, O, I]` in either data format, of the dtype of inputs.
+        kernel: `[*k, O / groups, I]` in either data format, of the dtype of inputs.
         strides: s >= 1, an int or one for each spatial dimension.
         padding: "valid" or "same", in any case.
         output_padding: p >= 0, an int or one for each spatial dimension; None to have the length inferred. Keras asks for p < s and
@@ -57,6 +75,7 @@ def conv_transpose(
         data_format: "channels_last" or "channels_first", in any case; None for `keras.config.image_data_format()` where
             Keras is imported, and "channels_last" where it is not.
         dilation_rate: d >= 1, an int or one for each spatial dimension; may be combined with strides.
+        groups: how many groups the channels are split into, a divisor of I; an extension, Keras has none.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the dtype of inputs; None for that dtype itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
@@ -112,7 +131,7 @@ def conv_transpose(
         raise error(ValueError, function, "inputs must have rank 3, 4 or 5", "inputs.shape", x.shape, advice)
     n = x.ndim - 2
     spatial_names = ", ".join(canonicalize.SPATIAL[-n:])
-    canonicalize.rank(function, "kernel", w, f"[{spatial_names}, out, in]", "it has the rank of inputs")
+    canonicalize.rank(function, "kernel", w, f"[{spatial_names}, out / groups, in]", "it has the rank of inputs")
     strides = canonicalize.spatial(function, "strides", strides, n)
     dilations = canonicalize.spatial(function, "dilation_rate", dilation_rate, n)
     extras = None if output_padding is None else canonicalize.spatial(function, "output_padding", output_padding, n, minimum=0)
@@ -120,8 +139,13 @@ def conv_transpose(
     channel_axis = n + 1 if channels_last else 1
     if x.shape[channel_axis] != w.shape[-1]:
         rule = f"axis {channel_axis} of inputs and the last axis of kernel must be equal, and inputs has shape {x.shape}"
-        advice = f"kernel is [{spatial_names}, out, in] whatever data_format is"
+        advice = f"kernel is [{spatial_names}, out / groups, in] whatever data_format is"
         raise error(ValueError, function, rule, "kernel.shape", w.shape, advice)
+
+    groups = canonicalize.integer(function, "groups", groups)
+    if not isinstance(groups, int) or groups < 1 or w.shape[-1] % groups:
+        rule = f"groups must divide the {w.shape[-1]} input channels, the last axis of kernel"
+        raise error(ValueError, function, rule, "groups", groups, "pass 1 for no groups")
 
     axes = range(1, n + 1) if channels_last else range(2, n + 2)
     crops = []
@@ -133,7 +157,7 @@ def conv_transpose(
             advice = f"the output's length would be {length}; pass padding='same' and output_padding=None for an empty output"
             raise error(ValueError, function, rule, f"inputs.shape[{axis}]", x.shape[axis], advice)
         crops.append((low, high))
-    geometry = Geometry(sizes, strides, dilations, tuple(crops), 1, channels_last)
+    geometry = Geometry(sizes, strides, dilations, tuple(crops), groups, channels_last)
     options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
     return _conv_transpose(x, w, geometry, options, layout="keras")
 

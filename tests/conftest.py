@@ -7,6 +7,7 @@ import os
 gc.set_threshold(100_000, 50, 50)
 # Compiling is nearly all of the time, and the programs run once.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+os.environ.setdefault("KERAS_BACKEND", "jax")  # which Keras reads when it is imported
 
 import jax  # noqa: E402
 

@@ -95,6 +95,17 @@ def test_integers_and_complex_numbers():
     np.testing.assert_array_equal(conv_transpose(z, jnp.full((1, 1, 1), 1j), 2).ravel(), [-2 + 1j, 0, -3, 0])
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_groups_are_calls_side_by_side(data_format):
+    axis = 1 if data_format == "channels_first" else -1
+    rng = np.random.default_rng(0)
+    x, w = jnp.moveaxis(rng.standard_normal((2, 5, 4, 6)), -1, axis), rng.standard_normal((3, 2, 5, 6))
+    settings = {"strides": (2, 3), "padding": "same", "data_format": data_format, "dilation_rate": (2, 1)}
+    parts = zip(jnp.split(x, 3, axis), np.split(w, 3, -1), strict=True)
+    expected = jnp.concatenate([conv_transpose(*part, **settings) for part in parts], axis)
+    np.testing.assert_allclose(conv_transpose(x, w, **settings, groups=3), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "p", "length"),
     [(3, 2, "same", None, 0), (3, 2, "valid", None, 1), (3, 2, "same", 1, 0), (2, 1, "valid", 1, 2)],
@@ -147,11 +158,14 @@ TABLE = [
     ({"kernel": W.astype(np.float32)}, TypeError, "inputs and kernel must have one dtype and inputs has float64, got kernel.dtype='float32'"),
     ({"inputs": X[0]}, ValueError, "inputs must have rank 3, 4 or 5, got inputs.shape=(4, 3); jaxdeconv.lax.conv_transpose takes any number of dimensions"),
     ({"inputs": np.ones((1,) * 6)}, ValueError, "inputs must have rank 3, 4 or 5, got inputs.shape=(1, 1, 1, 1, 1, 1)"),
-    ({"kernel": W[0]}, ValueError, "kernel must have rank 3, [width, out, in], got kernel.shape=(2, 3)"),
-    (X2 | {"kernel": W}, ValueError, "kernel must have rank 4, [height, width, out, in], got kernel.shape=(3, 2, 3)"),
+    ({"kernel": W[0]}, ValueError, "kernel must have rank 3, [width, out / groups, in], got kernel.shape=(2, 3)"),
+    (X2 | {"kernel": W}, ValueError, "kernel must have rank 4, [height, width, out / groups, in], got kernel.shape=(3, 2, 3)"),
     ({"kernel": W[:0]}, ValueError, "kernel must have a static, positive kernel size and output channels, got kernel.shape=(0, 2, 3)"),
-    ({"kernel": np.ones((3, 3, 2))}, ValueError, "axis 2 of inputs and the last axis of kernel must be equal, and inputs has shape (2, 4, 3), got kernel.shape=(3, 3, 2); kernel is [width, out, in] whatever data_format is"),
+    ({"kernel": np.ones((3, 3, 2))}, ValueError, "axis 2 of inputs and the last axis of kernel must be equal, and inputs has shape (2, 4, 3), got kernel.shape=(3, 3, 2); kernel is [width, out / groups, in] whatever data_format is"),
     ({"data_format": "channels_first"}, ValueError, "axis 1 of inputs and the last axis of kernel must be equal, and inputs has shape (2, 4, 3), got kernel.shape=(3, 2, 3)"),
+    ({"groups": 2}, ValueError, "groups must divide the 3 input channels, the last axis of kernel, got groups=2; pass 1 for no groups"),
+    ({"groups": 0}, ValueError, "groups must divide the 3 input channels, the last axis of kernel, got groups=0"),
+    ({"groups": 1.0}, TypeError, "groups must be of integers, got groups=1.0"),
     ({"strides": 0}, ValueError, "strides must be from 1 to 2147483647, got strides=0"),
     ({"strides": -1}, ValueError, "strides must be from 1 to 2147483647, got strides=-1"),
     ({"strides": 2.0}, TypeError, "strides must be of integers, got strides=2.0"),
