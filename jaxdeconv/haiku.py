@@ -79,7 +79,8 @@ class ConvNDTranspose(_Transposed, hk.ConvNDTranspose):
     All arguments, parameters and initial values are those of `haiku.ConvNDTranspose`, so that its parameters work here unchanged and
     give the same numbers faster. output_shape follows TensorFlow's rule, in up to three dimensions. Three keywords more: groups, G,
     of the channels, by which w is `[*k, output_channels / G, in]`, flipped as Haiku has it; implementation, the lowering to use, one
-    of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether to allow forward mode (`jax.jvp`).
+    of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether to allow forward mode (`jax.jvp`). A policy that
+    `hk.mixed_precision` has for Haiku's class is that of the class here, and the other way round.
 
     Raises:
         ValueError: on a call, a shape, output_shape or choice that does not fit.
@@ -112,3 +113,9 @@ class Conv2DTranspose(_Transposed, hk.Conv2DTranspose):
 
 class Conv3DTranspose(_Transposed, hk.Conv3DTranspose):
     """`ConvNDTranspose` of three dimensions, instead of `haiku.Conv3DTranspose`."""
+
+
+# Haiku looks a precision policy up by the module and name of a class, so that by these one set on its class reaches ours.
+for _ours in (ConvNDTranspose, Conv1DTranspose, Conv2DTranspose, Conv3DTranspose):
+    _ours.__module__ = hk.ConvNDTranspose.__module__
+__test__ = {"ConvNDTranspose": ConvNDTranspose}  # of which doctest takes Haiku's for the module
