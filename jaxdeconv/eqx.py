@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv import lax
 from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
@@ -16,6 +18,8 @@ try:
     import equinox
 except ImportError as cause:
     raise ImportError('jaxdeconv.eqx needs equinox; install this package with its extra "layers"') from cause
+
+Model = TypeVar("Model")
 
 
 class ConvTranspose(equinox.nn.ConvTranspose):
@@ -111,3 +115,52 @@ class ConvTranspose2d(ConvTranspose, equinox.nn.ConvTranspose2d):
 
 class ConvTranspose3d(ConvTranspose, equinox.nn.ConvTranspose3d):
     """`ConvTranspose` of three dimensions, instead of `equinox.nn.ConvTranspose3d`."""
+
+
+_OURS = {getattr(equinox.nn, ours.__name__): ours for ours in (ConvTranspose, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)}
+
+
+def replace(model: Model, *, implementation: str | None = None, forward_mode: bool | None = None) -> Model:
+    """The model with every transposed layer of Equinox's own as one of this package.
+
+    A new pytree with the leaves of model, the very same arrays, and with Equinox's `ConvTranspose`, `ConvTranspose1d`, `2d` and `3d`
+    as the classes of this module; model stays as it is. So its numbers are those of model, and other leaves of model, such as
+    gradients, fit it after `replace` as well. Layers of other classes, subclasses of these among them, and layers of this package are
+    left as they are.
+
+    Args:
+        model: an Equinox module, a layer itself too, or a pytree with such in it.
+        implementation: that of the layers that are replaced.
+        forward_mode: that of the layers that are replaced.
+
+    Returns:
+        A pytree of the form of model.
+
+    Raises:
+        TypeError: no Equinox module in model.
+        ValueError: no such implementation.
+
+    Example:
+        >>> import equinox as eqx
+        >>> import jax
+        >>> import jaxdeconv.eqx
+        >>> model = eqx.nn.Sequential([eqx.nn.ConvTranspose1d(8, 4, 4, 2, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)])
+        >>> type(jaxdeconv.eqx.replace(model)[0])
+        <class 'jaxdeconv.eqx.ConvTranspose1d'>
+    """
+    canonicalize.how("replace", implementation, forward_mode)
+    if not any(isinstance(node, equinox.Module) for node in jax.tree.leaves(model, is_leaf=lambda n: isinstance(n, equinox.Module))):
+        advice = "pass the model itself, or a list or dict of models"
+        raise error(TypeError, "replace", "model must have an Equinox module in it", "model", model, advice)
+
+    def replaced(node: Any) -> Any:
+        if type(node) not in _OURS:
+            return node
+        ours = object.__new__(_OURS[type(node)])  # as Equinox unflattens modules: whatever stands for the leaves, it is kept
+        fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+        for name, value in (fields | {"implementation": implementation, "forward_mode": forward_mode}).items():
+            object.__setattr__(ours, name, value)
+        return ours
+
+    result: Model = jax.tree.map(replaced, model, is_leaf=lambda node: type(node) in _OURS)
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -15,6 +15,8 @@ try:
     from flax import nnx
 except ImportError as cause:
     raise ImportError('jaxdeconv.nnx needs flax; install this package with its extra "layers"') from cause
+
+Model = TypeVar("Model")
 
 
 class ConvTranspose(nnx.ConvTranspose):
@@ -111,3 +113,41 @@ class ConvTranspose(nnx.ConvTranspose):
             implementation=self.implementation,
             forward_mode=self.forward_mode,
         )
+
+
+def replace(model: Model, *, implementation: str | None = None, forward_mode: bool | None = None) -> Model:
+    """Makes every transposed layer of Flax's own in a model one of this package, in place.
+
+    Each `flax.nnx.ConvTranspose`, wherever it is in the model, becomes a `ConvTranspose` of this module and stays the object that it
+    is, with its parameters: whatever holds it, an optimizer or a second place in the model, holds the new layer. So the numbers of
+    the model stay, and its state and checkpoints fit. Layers of other classes, subclasses of Flax's among them, and layers of this
+    package are left as they are.
+
+    Args:
+        model: an NNX module, a layer itself too.
+        implementation: that of the layers that are replaced.
+        forward_mode: that of the layers that are replaced.
+
+    Returns:
+        model.
+
+    Raises:
+        TypeError: model is no NNX module.
+        ValueError: no such implementation.
+
+    Example:
+        >>> from flax import nnx
+        >>> import jaxdeconv.nnx
+        >>> model = nnx.Sequential(nnx.ConvTranspose(8, 4, (4,), (2,), rngs=nnx.Rngs(0)), nnx.relu)
+        >>> type(jaxdeconv.nnx.replace(model).layers[0])
+        <class 'jaxdeconv.nnx.ConvTranspose'>
+    """
+    canonicalize.how("replace", implementation, forward_mode)
+    if not isinstance(model, nnx.Module):
+        raise error(TypeError, "replace", "model must be an NNX module", "model", model, "pass an instance of flax.nnx.Module")
+    for _, layer in list(nnx.iter_graph(model)):
+        if type(layer) is nnx.ConvTranspose:
+            object.__setattr__(layer, "__class__", ConvTranspose)  # NNX would count it among the attributes
+            layer.feature_group_count, layer.output_padding = 1, 0
+            layer.implementation, layer.forward_mode = implementation, forward_mode
+    return model

@@ -1,8 +1,13 @@
-"""The layers for Flax, Equinox and Haiku: parameters, numbers and gradients of the frameworks' own, and what these lack."""
+"""The layers for Flax, Equinox, Haiku and Keras: parameters, numbers and gradients of the frameworks' own, and what these lack."""
 
 import importlib
+import os
 import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.export
@@ -366,7 +371,324 @@ def test_haiku_groups_and_masks(output_shape):
     )
 
 
+@pytest.mark.parametrize("name", ["Conv1DTranspose", "ConvNDTranspose"])
+@pytest.mark.parametrize("policy_of", ["haiku", "jaxdeconv.haiku"])
+def test_haiku_precision_policies(name, policy_of):
+    """One that is set on Haiku's class reaches ours, also within a module that has another."""
+    hk, jmp = pytest.importorskip("haiku"), pytest.importorskip("jmp")
+    import jaxdeconv.haiku
+
+    class Outer(hk.Module):
+        def __init__(self, module):
+            super().__init__("outer")
+            self.module = module
+
+        def __call__(self, x):
+            settings = {"num_spatial_dims": 1} if name == "ConvNDTranspose" else {}
+            y = getattr(self.module, name)(output_channels=4, kernel_shape=3, stride=2, name="up", **settings)(x)
+            return y, hk.get_parameter("p", (), x.dtype, jnp.ones)
+
+    x = array(2, 5, 3).astype(jnp.float32)
+    layer = getattr(importlib.import_module(policy_of), name)
+    results = []
+    with (
+        hk.mixed_precision.push_policy(Outer, jmp.get_policy("params=float32,compute=float32,output=float32")),
+        hk.mixed_precision.push_policy(layer, jmp.get_policy("params=bfloat16,compute=float16,output=bfloat16")),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        for module in (hk, jaxdeconv.haiku):
+            made = hk.without_apply_rng(hk.transform(lambda x, module=module: Outer(module)(x)))
+            parameters = made.init(jax.random.key(0), x)
+            assert {leaf.dtype for leaf in parameters["outer/up"].values()} == {jnp.dtype("bfloat16")}
+            assert "f16[2,5,3]" in str(jax.make_jaxpr(made.apply)(parameters, x))
+            results.append((parameters, made.apply(parameters, x)))
+    ours, theirs = results
+    assert jax.tree.map(lambda a: a.dtype, ours) == jax.tree.map(lambda a: a.dtype, theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(float), b.astype(float), atol=0.02), ours, theirs)
+    assert hk.mixed_precision.get_policy(layer) is None
+
+
+# A model's layers replaced, all at once
+
+
+def test_eqx_replace():
+    equinox = pytest.importorskip("equinox")
+    import jaxdeconv.eqx
+
+    class Own(equinox.nn.ConvTranspose1d):
+        pass
+
+    keys = iter(jax.random.split(jax.random.key(0), 20))
+
+    class Block(equinox.Module):
+        up: equinox.nn.ConvTranspose
+        layers: list
+        table: dict
+        name: str = equinox.field(static=True)
+
+        def __init__(self):
+            self.up = equinox.nn.ConvTranspose(1, 4, 4, 3, 2, groups=2, key=next(keys))
+            relu, norm = equinox.nn.Lambda(jax.nn.relu), equinox.nn.GroupNorm(2, 4)
+            self.layers = [equinox.nn.ConvTranspose1d(4, 4, 4, 2, padding="SAME", key=next(keys)), (relu, norm), None]
+            own, already = (kind(4, 4, 3, key=next(keys)) for kind in (Own, jaxdeconv.eqx.ConvTranspose1d))
+            self.table = {"own": own, "already": already, "conv": equinox.nn.Conv1d(4, 4, 3, key=next(keys))}
+            self.name = "block"
+
+        def __call__(self, x):
+            return self.table["conv"](self.table["already"](self.table["own"](self.layers[0](self.up(x)))))
+
+    class Model(equinox.Module):
+        blocks: tuple
+        shared: equinox.nn.Shared
+
+        def __init__(self):
+            self.blocks = Block(), Block()
+            pair = [equinox.nn.ConvTranspose1d(4, 4, 3, use_bias=False, key=next(keys)) for _ in range(2)]
+            self.shared = equinox.nn.Shared(pair, lambda pair: pair[1].weight, lambda pair: pair[0].weight)
+
+        def __call__(self, x):
+            first, second = self.shared()
+            return second(first(self.blocks[1](self.blocks[0](x))))
+
+    model = Model()
+    replaced = jaxdeconv.eqx.replace(model, forward_mode=True)
+    block, before = replaced.blocks[1], model.blocks[1]
+    kinds = [type(each) for each in (block.up, block.layers[0], *replaced.shared.pytree)]
+    assert kinds == [jaxdeconv.eqx.ConvTranspose, *[jaxdeconv.eqx.ConvTranspose1d] * 3]
+    assert block.up.forward_mode is True
+    assert block.layers[1] == before.layers[1]
+    assert (type(block.table["own"]), type(block.table["already"])) == (Own, jaxdeconv.eqx.ConvTranspose1d)
+    assert block.table["already"].forward_mode is None
+    assert (block.name, block.layers[2], type(model.blocks[1].up)) == ("block", None, equinox.nn.ConvTranspose)
+    for a, b in zip(jax.tree.leaves(replaced), jax.tree.leaves(model), strict=True):
+        assert a is b
+    leaves, structure = jax.tree.flatten(equinox.filter(replaced, equinox.is_array))
+    theirs = jax.tree.structure(equinox.filter(model, equinox.is_array))
+    rest = [equinox.filter(each, equinox.is_array, inverse=True) for each in (replaced, model)]
+    same(
+        lambda leaves, x: equinox.combine(jax.tree.unflatten(structure, leaves), rest[0])(x),
+        lambda leaves, x: equinox.combine(jax.tree.unflatten(theirs, leaves), rest[1])(x),
+        leaves,
+        array(4, 3),
+    )
+    assert jax.tree.structure(jaxdeconv.eqx.replace(replaced)) == jax.tree.structure(replaced)
+    for kind in ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"):
+        layer = jaxdeconv.eqx.replace(getattr(equinox.nn, kind)(4, 4, 3, key=next(keys)), implementation="matmul")
+        made = getattr(jaxdeconv.eqx, kind)(4, 4, 3, key=next(keys), implementation="matmul")
+        assert jax.tree.structure(layer) == jax.tree.structure(made)
+    several = equinox.filter_vmap(lambda key: equinox.nn.ConvTranspose1d(4, 4, 3, key=key))(jax.random.split(next(keys), 3))
+    y = equinox.filter_vmap(lambda layer, x: layer(x), in_axes=(0, None))(jaxdeconv.eqx.replace([several])[0], array(4, 3))
+    assert y.shape == (3, 4, 5)
+
+
+def test_nnx_replace():
+    nnx = pytest.importorskip("flax.nnx")
+    import jaxdeconv.nnx
+
+    class Own(nnx.ConvTranspose):
+        pass
+
+    def layer(kind=nnx.ConvTranspose, **settings):
+        return kind(4, 4, 3, **settings, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.up = layer(strides=2)
+            self.again = self.up
+            self.sequence = nnx.Sequential(layer(padding="CIRCULAR"), jnp.tanh, layer(nnx.Conv))
+            self.table = nnx.data({"plain": [layer(transpose_kernel=True)], "tuple": (layer(use_bias=False),)})
+            self.own, self.already = layer(Own), layer(jaxdeconv.nnx.ConvTranspose)
+
+        def __call__(self, x):
+            for each in (self.up, self.again, self.sequence, *self.table["plain"], *self.table["tuple"], self.own, self.already):
+                x = each(x)
+            return x
+
+    model, x = Model(), array(2, 3, 4)
+    untouched = nnx.clone(model)
+    held = [model.up, model.sequence.layers[0], model.table["plain"][0], model.table["tuple"][0]]
+    variables = jax.tree.leaves(nnx.state(model), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    kernel, values = model.up.kernel, [v[...] for v in variables]
+    assert jaxdeconv.nnx.replace(model, implementation="dilated", forward_mode=True) is model
+    assert all(type(each) is jaxdeconv.nnx.ConvTranspose for each in held)
+    assert held == [model.up, model.sequence.layers[0], model.table["plain"][0], model.table["tuple"][0]]
+    assert (model.up.implementation, model.up.forward_mode) == ("dilated", True)
+    assert model.up is model.again
+    assert model.up.kernel is kernel
+    assert [type(each) for each in (model.own, model.already, model.sequence.layers[2])] == [
+        Own,
+        jaxdeconv.nnx.ConvTranspose,
+        nnx.Conv,
+    ]
+    assert model.already.implementation is None
+    now = jax.tree.leaves(nnx.state(model), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    assert all(a[...] is b for a, b in zip(now, values, strict=True))
+    (graph, state), (other, theirs) = nnx.split(model), nnx.split(untouched)
+    assert jax.tree.structure(state) == jax.tree.structure(theirs)
+    same(lambda s, x: nnx.merge(graph, s)(x), lambda s, x: nnx.merge(other, s)(x), state, x)
+    gradients = nnx.grad(lambda model: (model(x) ** 2).sum())(model)
+    assert jax.tree.structure(gradients) == jax.tree.structure(nnx.state(model, nnx.Param))
+    assert type(nnx.clone(model).up) is jaxdeconv.nnx.ConvTranspose
+    made = nnx.graphdef(jaxdeconv.nnx.replace(layer(strides=2)))
+    assert made == nnx.graphdef(layer(jaxdeconv.nnx.ConvTranspose, strides=2))
+
+
+# Keras
+
+KERAS = [
+    ("Conv1DTranspose", {"kernel_size": 5, "strides": 2}, (4,)),
+    ("Conv1DTranspose", {"kernel_size": 3, "strides": 3, "padding": "same", "output_padding": 1, "activation": "gelu"}, (4,)),
+    ("Conv1DTranspose", {"kernel_size": 3, "dilation_rate": 2, "data_format": "channels_first", "use_bias": False}, (4,)),
+    ("Conv2DTranspose", {"kernel_size": (4, 3), "strides": (2, 3), "padding": "SAME", "kernel_constraint": "non_neg"}, (4, 3)),
+    ("Conv2DTranspose", {"kernel_size": 3, "strides": 2, "data_format": "channels_first", "kernel_regularizer": "l1"}, (4, 3)),
+    ("Conv3DTranspose", {"kernel_size": (3, 2, 2), "strides": (2, 1, 2)}, (2, 3, 2)),
+]
+
+
+def _keras():
+    """Keras, and the module that has ours."""
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras has another backend")
+    return keras, jaxdeconv.keras
+
+
+@pytest.mark.parametrize(("name", "settings", "size"), KERAS, ids=str)
+def test_keras_layers_are_keras(name, settings, size):
+    keras, ours_of = _keras()
+    settings = {"filters": 4, "bias_initializer": keras.initializers.RandomNormal(seed=1), "dtype": "float64"} | settings
+    x = array(2, *size, 3)
+    x = jnp.moveaxis(x, -1, 1) if settings.get("data_format") == "channels_first" else x
+    theirs, ours = (
+        getattr(module, name)(**settings, kernel_initializer=keras.initializers.GlorotUniform(2))
+        for module in (keras.layers, ours_of)
+    )
+    expected = theirs(x)
+    ours.build(x.shape)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [v.path for v in ours.weights] == [v.path.replace(theirs.name, ours.name) for v in theirs.weights]
+    same(
+        lambda weights, x: ours.stateless_call(weights, [], x)[0],
+        lambda weights, x: theirs.stateless_call(weights, [], x)[0],
+        [v.value for v in theirs.trainable_variables],
+        x,
+    )
+    assert tuple(ours.compute_output_shape(x.shape)) == expected.shape
+    np.testing.assert_allclose(ours.losses, theirs.losses)
+    config = theirs.get_config()
+    again = type(ours).from_config(config)  # theirs loads
+    assert {key: value for key, value in again.get_config().items() if key in config} == config
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_keras_layers_have_groups_and_strides_with_dilations(data_format):
+    keras, ours = _keras()
+    layer = ours.Conv2DTranspose(
+        6, (3, 2), (2, 3), "same", data_format=data_format, dilation_rate=(2, 1), groups=2, bias_initializer="normal", dtype="float64"
+    )
+    x = array(2, 4, 3, 4)
+    first = data_format == "channels_first"
+    entered = keras.Input((4, None, None) if first else (None, None, 4), dtype="float64")
+    model = keras.Model(entered, layer(entered))
+    assert model.output_shape == ((None, 6, None, None) if first else (None, None, None, 6))
+    y = model(jnp.moveaxis(x, -1, 1) if first else x)
+    assert tuple(layer.compute_output_shape((2, 4, 4, 3) if first else (2, 4, 3, 4))) == y.shape
+    w, b = (np.asarray(v) for v in layer.get_weights())
+    assert (w.shape, b.shape) == ((3, 2, 3, 4), (6,))
+    expected = oracle.transpose(np.asarray(x), w, (8, 9), (2, 3), (2, 1), (1, 0), 2) + b
+    np.testing.assert_allclose(jnp.moveaxis(y, 1, -1) if first else y, expected, atol=1e-12)
+    again = keras.models.clone_model(model)
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(again(jnp.moveaxis(x, -1, 1) if first else x), y)
+
+
+def test_keras_models_fit_save_and_load(tmp_path):
+    keras, ours = _keras()
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 4, 4, 3)).astype("float32"), rng.standard_normal((8, 8, 8, 2)).astype("float32")
+
+    def model(layer, **more):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((4, 4, 3)), layer(8, 3, 2, "same", activation="relu", **more), keras.layers.Conv2D(2, 1)]
+        made = keras.Sequential(layers)
+        made.compile(keras.optimizers.SGD(0.1), "mse")
+        return made
+
+    with jax.numpy_dtype_promotion("standard"):
+        losses = [
+            model(layer).fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+            for layer in (ours.Conv2DTranspose, keras.layers.Conv2DTranspose)
+        ]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        made = model(ours.Conv2DTranspose, groups=1, implementation="polyphase")
+        made.save(tmp_path / "model.keras")
+        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / "y.npy", made(x))
+        made.save_weights(tmp_path / "model.weights.h5")
+        theirs = model(keras.layers.Conv2DTranspose)
+        theirs.load_weights(tmp_path / "model.weights.h5")
+        np.testing.assert_allclose(theirs(x), made(x), atol=1e-5)
+    code = (
+        "import keras, numpy as np; from jaxdeconv.keras import Conv2DTranspose; model = keras.saving.load_model('model.keras'); "
+        "layer = model.layers[0]; assert type(layer) is Conv2DTranspose and layer.implementation == 'polyphase'; "
+        "np.testing.assert_allclose(model(np.load('x.npy')), np.load('y.npy'), atol=1e-6)"
+    )
+    path = os.pathsep.join([str(Path(jaxdeconv.__file__).parents[1]), *sys.path])
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
+def test_keras_dtype_policies(policy):
+    keras, ours = _keras()
+    x = array(2, 4, 3).astype(jnp.float32)
+    settings = {
+        "bias_initializer": keras.initializers.RandomNormal(seed=1),
+        "kernel_initializer": keras.initializers.GlorotUniform(2),
+    }
+    layers = [kind(4, 5, 2, dtype=policy, **settings) for kind in (ours.Conv1DTranspose, keras.layers.Conv1DTranspose)]
+    y, expected = (layer(x) for layer in layers)
+    assert y.dtype == expected.dtype
+    assert [v.dtype for v in layers[0].weights] == [v.dtype for v in layers[1].weights]
+    np.testing.assert_allclose(y.astype(jnp.float32), expected.astype(jnp.float32), atol=4 * jnp.finfo(y.dtype).eps)
+
+
+def test_keras_lowering_and_forward_mode():
+    _, ours = _keras()
+    _agrees(lambda **how: ours.Conv1DTranspose(2, 4, 2, use_bias=False, dtype="float64", **how), array(1, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("framework", "message"),
+    [
+        (None, 'the layers of jaxdeconv.keras need keras; install this package with its extra "keras"'),
+        (
+            SimpleNamespace(backend=SimpleNamespace(backend=lambda: "torch")),
+            "the layers of jaxdeconv.keras need Keras's JAX backend, got keras.backend.backend()='torch'; set KERAS_BACKEND=jax in",
+        ),
+    ],
+)
+def test_keras_that_is_missing_or_has_another_backend(framework, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", framework)
+    monkeypatch.delitem(sys.modules, "jaxdeconv._keras_layers", raising=False)
+    monkeypatch.delattr(jaxdeconv, "_keras_layers", raising=False)
+    with pytest.raises(ImportError, match="^" + re.escape(message)):
+        jaxdeconv.keras.Conv2DTranspose  # noqa: B018
+    assert jaxdeconv.keras.conv_transpose(jnp.ones((1, 2, 1)), jnp.ones((3, 1, 1))).shape == (1, 4, 1)
+    with pytest.raises(AttributeError, match="has no attribute 'Conv4DTranspose'"):
+        jaxdeconv.keras.Conv4DTranspose  # noqa: B018
+
+
 # Errors
+
+
+def _replace(module, *arguments, **settings):
+    return importlib.import_module(f"jaxdeconv.{module}").replace(*arguments, **settings)
+
+
+def _keras_layer(x, *arguments, **settings):
+    return _keras()[1].Conv1DTranspose(6, 3, *arguments, **settings, dtype="float64")(x)
 
 
 def _linen(**settings):
@@ -416,6 +738,16 @@ ERRORS = [
     ("haiku", lambda: _haiku(array(4)), ValueError, "ConvNDTranspose: inputs must have rank 2 or 3"),
     ("haiku", lambda: _haiku(groups=4), ValueError, "ConvNDTranspose: groups must divide the 4 channels of inputs and output_channels=6, got groups=4"),
     ("haiku", lambda: _haiku(mask=np.ones(3)), ValueError, "ConvNDTranspose: mask must have the shape of the filter, (3, 6, 4), got mask.shape=(3,)"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), groups=4), ValueError, "Conv1DTranspose: groups must divide the 4 channels of the input and filters=6, got groups=4"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), groups=1.5), TypeError, "Conv1DTranspose: groups must be of integers, got groups=1.5"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), dilation_rate=(1, 2)), ValueError, "Conv1DTranspose: dilation_rate must be an int or have length 1, got dilation_rate=(1, 2)"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), 2, dilation_rate=0), ValueError, "Conv1DTranspose: dilation_rate must be from 1"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), 2, "causal"), ValueError, "The `padding` argument must be"),
+    ("equinox", lambda: _replace("eqx", {"weight": array(2, 2)}), TypeError, "replace: model must have an Equinox module in it, got model={'weight':"),
+    ("equinox", lambda: _replace("eqx", None, implementation="fft"), ValueError, "replace: implementation must be None or 'dilated'"),
+    ("equinox", lambda: _replace("eqx", None, forward_mode=1), TypeError, "replace: forward_mode must be False or True, got forward_mode=1"),
+    ("flax", lambda: _replace("nnx", {"kernel": array(2, 2)}), TypeError, "replace: model must be an NNX module, got model={'kernel':"),
+    ("flax", lambda: _replace("nnx", None, implementation="fft"), ValueError, "replace: implementation must be None or 'dilated'"),
     ("haiku", lambda: _haiku(output_shape=12), ValueError, "conv_transpose: under padding='SAME' an input of size 5 with kernel 3, stride 2 and dilation 1 needs output_shape[1] from 9 to 10"),
 ]  # fmt: skip
 
