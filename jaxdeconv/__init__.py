@@ -1,13 +1,14 @@
 """Transposed convolutions for JAX, exact and fast.
 
 The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`, `jaxdeconv.lax` and `jaxdeconv.keras` are the others.
-`jaxdeconv.streaming` computes chunk by chunk. Layers are imported by name: `jaxdeconv.nnx`, `.linen`, `.eqx` and `.haiku`.
+`jaxdeconv.streaming` computes chunk by chunk. Layers are imported by name: `jaxdeconv.nnx`, `.linen`, `.eqx` and `.haiku`;
+those of `jaxdeconv.keras` when they are asked for.
 """
 
 from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
 from jaxdeconv._accelerate import Acceleration, accelerate
 from jaxdeconv._canonicalize import defaults
-from jaxdeconv._convert import convert_filters
+from jaxdeconv._convert import convert_filters, fold_batch_norm, fold_weight_norm, unfold_weight_norm
 from jaxdeconv._explain import Explanation, explain
 from jaxdeconv._filters import FilterLayout
 from jaxdeconv._lowerings import Implementation
@@ -31,6 +32,8 @@ __all__ = [
     "convert_filters",
     "defaults",
     "explain",
+    "fold_batch_norm",
+    "fold_weight_norm",
     "initializers",
     "keras",
     "lax",
@@ -40,4 +43,5 @@ __all__ = [
     "tf",
     "torch",
     "tune",
+    "unfold_weight_norm",
 ]
