@@ -37,7 +37,7 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -
     if geometry.channels_last:
         products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
         return products.reshape(*x.shape[:-1], *w.shape[:-1])
-    if _by_item(*matrix.shape, x.shape[0], math.prod(x.shape[2:])):
+    if _by_item(len(matrix), matrix.shape[1], x.shape[0], math.prod(x.shape[2:])):
         products = jnp.swapaxes(lax.dot_general(_for_each(matrix, x.shape[0]), x, (((2,), (1,)), ((0,), (0,))), **keywords), 0, 1)
     else:
         products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
@@ -49,7 +49,7 @@ def input_grad(taps: jax.Array, w: jax.Array, geometry: Geometry, **keywords: An
     n, matrix = geometry.ndim, w.reshape(-1, w.shape[-1])
     if not geometry.channels_last:
         taps = taps.reshape(len(matrix), *taps.shape[n + 1 :])
-        if _by_item(*matrix.shape, taps.shape[1], math.prod(taps.shape[2:])):
+        if _by_item(len(matrix), matrix.shape[1], taps.shape[1], math.prod(taps.shape[2:])):
             return lax.dot_general(_for_each(matrix.T, taps.shape[1]), taps, (((2,), (0,)), ((0,), (1,))), **keywords)
         return jnp.swapaxes(lax.dot_general(matrix, taps, (((0,), (0,)), ((), ())), **keywords), 0, 1)
     taps = taps.reshape(*taps.shape[: n + 1], -1)
