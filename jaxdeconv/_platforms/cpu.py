@@ -42,6 +42,8 @@ TRANSPOSED = 4
 COPIED = 5  # in runs, as patches are; with channels first these are
 APART = 1.25  # times as slow
 TAKEN = 20  # out of a part of the channels, where they are last
+OF_SMALL = 6  # in products with a small filter, where channels are last,
+SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 
 
 def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
@@ -86,13 +88,21 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     )
 
 
+def _is_small(contraction: Contraction, sizes: Sizes) -> bool:
+    """Whether the filter is so small that a product takes longer than a convolution of one tap."""
+    narrow = min(sizes.in_channels, sizes.taps * sizes.out_channels)  # 1: no product, but loops
+    plain = contraction != "filter_grad" and sizes.geometry.channels_last and sizes.geometry.groups == 1
+    return plain and narrow > 1 and sizes.w <= SMALL
+
+
 def _product(contraction: Contraction, sizes: Sizes) -> Work:
     """For one group: of a matrix of the inputs, of the taps, or of both."""
     inputs, taps = sizes.batch * math.prod(sizes.spatial), sizes.taps * sizes.out_channels
     sides = {"transpose": (inputs, taps), "input_grad": (inputs, sizes.in_channels), "filter_grad": (taps, sizes.in_channels)}
     narrow = max(1, VECTOR / min(sides[contraction]))
     across = sizes.x + sizes.products if contraction == "filter_grad" else 0  # a contraction over rows reads columns
-    return Work(product=sizes.flops * narrow, moved=sizes.x + sizes.y + sizes.w + sizes.products + across)
+    small = OF_SMALL * (sizes.x + sizes.products) if _is_small(contraction, sizes) else 0
+    return Work(product=sizes.flops * narrow, moved=sizes.x + sizes.y + sizes.w + sizes.products + across + small)
 
 
 def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: bool) -> Work:
@@ -198,6 +208,5 @@ def stored(contraction: Contraction, name: Name, layout: str, sizes: Sizes | Non
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
-    """What is not to be chosen: phases within one block, which are "matmul" by a convolution of one tap."""
-    del contraction
-    return name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1}
+    """What is not to be chosen: phases within one block, which are "matmul" by a convolution of one tap, unless that is faster."""
+    return name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1} and not _is_small(contraction, sizes)
