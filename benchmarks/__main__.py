@@ -195,7 +195,7 @@ def main() -> int:
 
     record, status = _run(layers, arguments, rounds, accuracy)
     if arguments.json:
-        settings = {"dtype": arguments.dtype, "accuracy": accuracy}
+        settings = {"dtype": arguments.dtype, "accuracy": accuracy, "random": arguments.random, "seed": arguments.seed}
         arguments.json.write_text(json.dumps({"environment": environment} | settings | record, indent=1))
     return status
 
@@ -205,7 +205,6 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
     dtype, modes, wrong = arguments.dtype, arguments.mode, []
     if arguments.lowerings:
         record = lowerings.compare_lowerings(layers, dtype, rounds, not arguments.channels_first)
-        record |= {"random": arguments.random, "seed": arguments.seed}
         print(lowerings.report(record))
         wrong = lowerings.mismatches(record, accuracy)
     elif arguments.check:
@@ -218,18 +217,16 @@ def _run(layers: Sequence[Layer], arguments: argparse.Namespace, rounds: int, ac
         if arguments.plot:
             importlib.import_module("benchmarks.plots").plot_scaling(record, MODES, arguments.plot)
     elif arguments.inside:
-        record = inside.compare_inside(layers, rounds) | {"random": arguments.random, "seed": arguments.seed}
+        record = inside.compare_inside(layers, rounds)
         print(inside.inside_report(record))
         wrong = inside.inside_mismatches(record, accuracy)
     elif arguments.accelerate:
         record = accelerate.compare_accelerated(layers if arguments.random else None, rounds)
-        record |= {"random": arguments.random, "seed": arguments.seed}
         print(accelerate.accelerated_report(record))
         wrong = accelerate.accelerated_mismatches(record)
     elif arguments.layouts or arguments.torch:
         pair = variants.TORCH if arguments.torch else variants.LAYOUTS
         record = variants.compare_pair(layers, pair, dtype, modes, rounds)
-        record |= {"random": arguments.random, "seed": arguments.seed}
         print(variants.pair_report(record, pair, modes))
         wrong = compare.mismatches(record, accuracy)
     else:

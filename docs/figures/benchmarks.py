@@ -12,7 +12,7 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,9 @@ def kind(record: Record) -> str:
         )
     if "jaxdeconv torch" in next(iter(case["modes"].values()))["seconds"]:
         return "torch random"
-    return "layouts" if "jaxdeconv NCW" in next(iter(case["modes"].values()))["seconds"] else "comparison"
+    if "jaxdeconv NCW" in next(iter(case["modes"].values()))["seconds"]:
+        return "layouts"
+    return "comparison random" if record.get("random") else "comparison"
 
 
 def environment(record: Record, source: str) -> str:
@@ -206,24 +208,28 @@ def random_lowerings(record: Record, source: str) -> str:
     return f"{text}\n\nSeed {record['seed']}. {environment(record, source)}"
 
 
-def random_torch(record: Record, source: str) -> str:
-    """Against torch in its own layout, on random layers."""
-    rows, far = [], []
+LIMITS = (1, 0.9, 0.7, 0.4)
+
+
+def random_pair(record: Record, source: str, pair: Sequence[str], far: float) -> str:
+    """Random layers by this library and by another one, and those where the ratio of the times is below `far`."""
+    rows, worst = [], []
     for mode in MODES:
         found = {}
         for case in record["cases"]:
             seconds = case["modes"][mode]["seconds"]
-            if set(TORCH) <= set(seconds):
-                ours, theirs = (seconds[each] for each in TORCH)
+            if set(pair) <= set(seconds):
+                ours, theirs = (seconds[each] for each in pair)
                 found[name(case)] = theirs / ours
-                if theirs / ours < 0.5:
-                    far.append([sizes_of(case["layer"]), mode, milliseconds(ours), milliseconds(theirs), ratio(theirs / ours)])
+                if theirs / ours < far:
+                    worst.append([sizes_of(case["layer"]), mode, milliseconds(ours), milliseconds(theirs), ratio(theirs / ours)])
         values = list(found.values())
-        below = [str(sum(value < limit for value in values)) for limit in (1, 0.7, 0.4)]
+        below = [str(sum(value < limit for value in values)) for limit in LIMITS]
         rows.append([mode, str(len(values)), ratio(geometric_mean(values)), *below, ratio(min(values)), ratio(max(values))])
-    text = table(["", "layers", "torch / jaxdeconv.torch, mean", "below 1x", "below 0.7x", "below 0.4x", "least", "most"], rows)
-    if far:
-        text += "\n\n" + table(["layer below 0.5x", "", "jaxdeconv.torch ms", "torch ms", "ratio"], far)
+    ours, theirs = (each.replace("jaxdeconv torch", "jaxdeconv.torch") for each in pair)
+    text = table(["", "layers", f"{theirs} / {ours}, mean", *(f"below {limit}x" for limit in LIMITS), "least", "most"], rows)
+    if worst:
+        text += "\n\n" + table([f"layer below {far}x", "", f"{ours} ms", f"{theirs} ms", "ratio"], worst)
     return f"{text}\n\nSeed {record['seed']}. {environment(record, source)}"
 
 
@@ -271,7 +277,8 @@ FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
     "lowerings": ("lowerings", lowerings),
     "lowerings-random": ("lowerings random", random_lowerings),
     "lowerings-random-first": ("lowerings random first", random_lowerings),
-    "torch-random": ("torch random", random_torch),
+    "torch-random": ("torch random", lambda record, source: random_pair(record, source, TORCH, 0.5)),
+    "lax-random": ("comparison random", lambda record, source: random_pair(record, source, ("jaxdeconv", "lax"), 0.9)),
     "scaling": ("scaling", scaling),
     "layouts": ("layouts", layouts),
     "inside": ("inside", inside_programs),
