@@ -38,9 +38,11 @@ NAME = "conv_transpose"
 def _found_by_policies(a: jax.Array) -> jax.Array:
     """A result of a rule, as policies of `jax.checkpoint` look for it: by a name, and as a product, with 1, which XLA drops.
 
-    What computes it is hidden from them in functions that have rules of their own.
+    What computes it is hidden from them in functions that have rules of their own. The precision is named, so that no algorithm of a
+    `jax.default_matmul_precision` is that of this product, for which a backend may have none.
     """
-    found = lax.dot_general(a, jnp.ones((), a.dtype), (((), ()), ((), ())), preferred_element_type=a.dtype)
+    one, default = jnp.ones((), a.dtype), lax.Precision.DEFAULT
+    found = lax.dot_general(a, one, (((), ()), ((), ())), precision=default, preferred_element_type=a.dtype)
     named: jax.Array = checkpoint_name(found, NAME)  # type: ignore[no-untyped-call]
     return named
 

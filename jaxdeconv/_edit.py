@@ -249,7 +249,7 @@ class _Equations:
         for axis, edge in after.edges.items() if after else ():
             result[axis] = edge.size
         known = work = reason = None
-        with convolution.ctx.manager:
+        with convolution.ctx.manager, jax.disable_jit(False):  # one equation is wanted, a call
             try:
                 known = recognized(lhs_shape, rhs.shape, result, parameters)
                 call = prepared("accelerate", known, lhs, rhs, (lhs_shape, rhs.shape), parameters, *self.editor.how)

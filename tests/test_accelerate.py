@@ -838,3 +838,13 @@ def test_conv_general_dilated():
             theirs(X, W, (1,), **{"padding": [(1, 1)]} | wrong)
         with pytest.raises(type(expected.value), match=re.escape(str(expected.value))):
             ours(X, W, (1,), **{"padding": [(1, 1)]} | wrong)
+
+
+def test_without_jit():
+    x, w = jnp.ones((2, 8, 3)), jnp.ones((4, 3, 2))
+    gradient = jax.grad(lambda x, w: jnp.sum(jax.lax.conv_transpose(x, w, (2,), "SAME") ** 2), (0, 1))
+    expected = gradient(x, w)
+    with jax.disable_jit():
+        found = jaxdeconv.accelerate(gradient)(x, w)
+    for actual, each in zip(found, expected, strict=True):
+        np.testing.assert_allclose(actual, each, rtol=1e-12)

@@ -187,3 +187,13 @@ def test_eval_shape_and_disable_jit():
     assert jax.eval_shape(op, x, w).shape == CASE.output_shape
     with jax.disable_jit():
         np.testing.assert_allclose(op(x, w), CASE.expected(x, w, np.zeros(CASE.output_shape))[0], rtol=1e-12)
+
+
+def test_algorithms_of_the_default_precision_are_not_those_of_what_policies_find():
+    """The product with 1 in a gradient: XLA on CPU has not every product in an algorithm that it has for the others."""
+    x, w = jnp.ones((2, 8, 3), np.float32), jnp.ones((4, 2, 3), np.float32)
+    gradient = jax.grad(lambda x, w: jnp.sum(jaxdeconv.conv1d_transpose(x, w, None, 2)), (0, 1))
+    with jax.default_matmul_precision("BF16_BF16_F32_X3"):
+        found = gradient(x, w)
+    for actual, expected in zip(found, gradient(x, w), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
