@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import enum
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -395,28 +396,37 @@ def _flush(state: State, bias: jax.Array | None) -> jax.Array:
 def _written(metadata: tuple[Static]) -> bytes:
     """What tells states apart, as a literal. Without a tuning: `jax.export` has chosen by it, and who calls may have another."""
     ((filters, geometry, options, *rest),) = metadata
-    how = (options.function, options.name, options.dtype.name, _numbered(options.precision), *options[4:6])
+    how = (options.function, options.name, options.dtype.name, _spelled(options.precision), *options[4:6])
     return repr(((filters.shape, filters.dtype.name), dataclasses.astuple(geometry), how, *rest)).encode()
 
 
-def _numbered(precision: Any) -> Any:
-    """With the members of lax.Precision as their numbers."""
-    if isinstance(precision, tuple):
-        return tuple(map(_numbered, precision))
-    return precision.value if isinstance(precision, lax.Precision) else precision
+_ENUMS = {each.__name__: each for each in (lax.Precision, lax.DotAlgorithmPreset)}
 
 
-def _named(precision: Any) -> Any:
-    """`_numbered` undone."""
+def _spelled(precision: Any) -> Any:
+    """With members of enumerations as their class and name."""
+    if isinstance(precision, lax.DotAlgorithm):
+        rule = "the precision of a state that is serialized must not be a lax.DotAlgorithm"
+        raise error(TypeError, "streaming.State", rule, "precision", precision, "pass a lax.DotAlgorithmPreset to streaming.init")
     if isinstance(precision, tuple):
-        return tuple(map(_named, precision))
-    return lax.Precision(precision) if isinstance(precision, int) else precision
+        return tuple(map(_spelled, precision))
+    return {type(precision).__name__: precision.name} if isinstance(precision, enum.Enum) else precision
+
+
+def _unspelled(precision: Any) -> Any:
+    """`_spelled` undone."""
+    if isinstance(precision, tuple):
+        return tuple(map(_unspelled, precision))
+    if isinstance(precision, dict):
+        ((kind, name),) = precision.items()
+        return _ENUMS[kind][name]
+    return precision
 
 
 def _read(data: bytes | bytearray) -> tuple[Static]:
     filters, geometry, (function, name, dtype, precision, *how), *rest = ast.literal_eval(bytes(data).decode())
     w = jax.ShapeDtypeStruct(filters[0], jnp.dtype(filters[1]))  # type: ignore[no-untyped-call]
-    return (Static(w, Geometry(*geometry), Options(function, name, jnp.dtype(dtype), _named(precision), *how), *rest),)
+    return (Static(w, Geometry(*geometry), Options(function, name, jnp.dtype(dtype), _unspelled(precision), *how), *rest),)
 
 
 export.register_pytree_node_serialization(

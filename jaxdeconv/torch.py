@@ -245,9 +245,11 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
         raise error(ValueError, function, rule, "input.shape", x.shape, "map over more dimensions with jax.vmap")
     _check_weight(function, n, x.shape, w, groups)
     bias = canonicalize.bias_of(function, bias, "bias", w.shape[1] * groups, "input", x)
+    rows = zip(x.shape[-n:], w.shape[2:], stride, dilation, padding, strict=True)
+    least = tuple(full_size(*each) - 2 * p for *each, p in rows)  # the spatial sizes of the output without output_padding
     if output_size is not None:
-        output_padding = _output_padding(function, x.shape, w.shape[2:], stride, padding, dilation, output_size)
-    crops = _crops(function, x.shape, w.shape[2:], stride, padding, output_padding, dilation)
+        output_padding = _output_padding(function, x.shape, least, stride, output_size)
+    crops = _crops(function, x.shape, least, stride, padding, output_padding, dilation)
     geometry = Geometry(w.shape[2:], stride, dilation, crops, groups, channels_last=False)
     options = canonicalize.options(function, x, None, *how)
     if x.ndim == n + 2:
@@ -273,21 +275,13 @@ def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array,
 
 
 def _output_padding(
-    function: str,
-    x_shape: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    output_size: object,
+    function: str, x_shape: tuple[int, ...], least: tuple[int, ...], stride: tuple[int, ...], output_size: object
 ) -> tuple[int, ...]:
     """The output_padding that gives this size, as torch's modules find it: below the stride, with no look at batch and channels."""
-    n = len(kernel)
-    lengths = canonicalize.integers(function, "output_size", output_size)
+    n, lengths = len(least), canonicalize.integers(function, "output_size", output_size)
     if len(lengths) not in (n, len(x_shape)):
         rule = f"output_size must have length {n} or {len(x_shape)} for an input of shape {x_shape}"
         raise error(ValueError, function, rule, "output_size", lengths, "give the spatial sizes, or the whole shape")
-    least = tuple(full_size(*each) - 2 * p for *each, p in zip(x_shape[-n:], kernel, stride, dilation, padding, strict=True))
     above = tuple(length - low for length, low in zip(lengths[-n:], least, strict=True))
     if not all(isinstance(extra, int) and 0 <= extra < s for extra, s in zip(above, stride, strict=True)):
         most = tuple(low + s - 1 for low, s in zip(least, stride, strict=True))
@@ -299,7 +293,7 @@ def _output_padding(
 def _crops(
     function: str,
     x_shape: tuple[int, ...],
-    kernel: tuple[int, ...],
+    least: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     output_padding: tuple[int, ...],
@@ -311,14 +305,11 @@ def _crops(
         raise error(ValueError, function, rule, "output_padding", output_padding, "for a longer output pass less padding")
     # torch allows empty sizes where there is nothing to compute, in an empty batch; channels are not empty where there is no batch.
     minimum = 0 if x_shape[0] == 0 else 1
-    sizes = x_shape[-len(kernel) :]
+    sizes = x_shape[-len(least) :]
     if not all(canonicalize.at_least(minimum, size) for size in sizes):
         rule = "input must not be empty but for its batch"
         raise error(ValueError, function, rule, "input.shape", x_shape, "torch has no rule for what to return")
-    lengths = tuple(
-        full_size(size, k, s, d) - 2 * p + op
-        for size, k, s, d, p, op in zip(sizes, kernel, stride, dilation, padding, output_padding, strict=True)
-    )
+    lengths = tuple(length + op for length, op in zip(least, output_padding, strict=True))
     if not all(canonicalize.at_least(minimum, length) for length in lengths):
         rule = f"the output must not be empty, and of an input of shape {x_shape} it would have spatial sizes {lengths}"
         advice = "pass less padding; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'"

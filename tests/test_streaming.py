@@ -425,6 +425,7 @@ def test_a_stack_of_delayed_streams_is_the_whole_stack(lengths):
         {"delayed": True, "input_latency": 5, "precision": "highest", "implementation": "matmul"},
         {"precision": (jax.lax.Precision.HIGH, jax.lax.Precision.DEFAULT), "preferred_element_type": jnp.float64},
         {"precision": jax.lax.Precision.HIGHEST, "forward_mode": True},
+        {"precision": jax.lax.DotAlgorithmPreset.F32_F32_F32},
     ],
     ids=str,
 )
@@ -446,6 +447,18 @@ def test_a_function_of_states_is_exported_for_any_batch_and_chunk(keywords):
         parts.append(y)
     for ours, theirs in zip([*parts, streaming.flush(state, bias)], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_serialized_state_cannot_spell_is_refused():
+    pytest.importorskip("flatbuffers")
+    algorithm = jax.lax.DotAlgorithm(np.float32, np.float32, np.float32)
+    _, w, _ = DELAYED.operands(np.float32)
+    state = streaming.init(w, 2, precision=algorithm, implementation="dilated")
+    exported = export.export(jax.jit(lambda state: state))(state)
+    with pytest.raises(
+        TypeError, match=r"streaming.State: the precision of .* got precision=DotAlgorithm.*; pass a lax.DotAlgorithmPreset"
+    ):
+        exported.serialize()
 
 
 def test_an_exported_state_is_without_its_tuning():
