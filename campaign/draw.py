@@ -156,7 +156,9 @@ def _tf(dice, x64, front="tf"):
             lo = dice.int(0, dice.pick(ke - 1, ke + 2))
             pads.append([lo, dice.int(0, max(dice.pick(ke - 1, full - lo), 0))])
         padding = [[0, 0], [0, 0], *pads] if first else [[0, 0], *pads, [0, 0]]
-    if z.groups == 1 and dice.chance(0.15):
+    if z.groups > 1 or dice.chance(0.1):
+        given["groups"] = z.groups
+    if dice.chance(0.15):
         given["output_shape"] = None
     else:
         lengths = []
@@ -418,6 +420,8 @@ def _sharded(dice, x64):
     lengths = [size * s for size, s in zip(spatial, strides, strict=True)]
     y = (batch, outs, *lengths) if first else (batch, *lengths, outs)
     given = {"output_shape": list(y), "strides": strides, "data_format": f"NC{letters}" if first else f"N{letters}C"}
+    if groups > 1:
+        given["groups"] = groups
     if dice.chance(0.3):
         given["dilations"] = dice.int(1, 2)
     # Not those that are convolutions: XLA's partitioner computes some wrongly, and who names one gets it.
@@ -480,7 +484,8 @@ _WRONG = {
     "nonsense": [1],
 }
 _KEYWORDS = {
-    "tf": "strides dilations padding data_format output_shape forward_mode implementation precision preferred_element_type name",
+    "tf": "strides dilations padding data_format output_shape groups forward_mode implementation precision preferred_element_type "
+    "name",
     "torch": "stride dilation padding output_padding output_size groups forward_mode implementation precision preferred_element_type",
     "onnx": "strides dilations pads output_padding auto_pad group output_shape kernel_shape forward_mode implementation precision "
     "preferred_element_type",
@@ -504,6 +509,8 @@ def _spoiled(dice, case):
             values = values[:-1]
         if case.front == "onnx" and name == "strides":
             values = _NO_NUMBERS  # None is an attribute that is not there
+        if case.front == "tf" and name == "groups":
+            values = [value for value in values if value is not None]
         value = dice.pick(*values)
         if name == "output_shape" and case.front == "onnx" and isinstance(value, list) and len(value) == len(case.x) - 2:
             value = [*value, 1]

@@ -125,13 +125,13 @@ def _tf(case):
     strides = each(given["strides"], n, first=first)
     dilations = each(given.get("dilations"), n, first=first)
     require(x.shape[-1] == w.shape[-1], "channels")
-    lengths, groups = [None] * n, 1
+    lengths, groups = [None] * n, given.get("groups") or 1
     if output_shape is not None:
         require(len(output_shape) == n + 2 and min(output_shape[1:]) >= 0 and output_shape[0] in (-1, x.shape[0]), "output_shape")
         lengths, out = (output_shape[2:], output_shape[1]) if first else (output_shape[1:-1], output_shape[-1])
-        require(out > 0 and out % w.shape[-2] == 0, "groups")
+        require(out > 0 and out % w.shape[-2] == 0 and given.get("groups", out // w.shape[-2]) == out // w.shape[-2], "groups")
         groups = out // w.shape[-2]
-        require(groups == 1 or x.shape[-1] % groups == 0, "groups")
+    require(groups == 1 or x.shape[-1] % groups == 0, "groups")
     pads = [(0, 0)] * n
     if not isinstance(padding, str):
         pads = padding[2:] if first else padding[1:-1]

@@ -148,7 +148,7 @@ def tensorflow(case, window, operands):
     _lacks(window.groups > 1, "groups on CPU")
     _lacks(case.dtype == "bfloat16" and len(window.strides) == 3, "bfloat16 in three dimensions")
     native = case.front in ("tf", "sharded") and case.keywords["output_shape"] is not None
-    given = {name: value for name, value in _plain(case).items() if name != "name"}
+    given = {name: value for name, value in _plain(case).items() if name not in ("name", "groups")}
     _lacks(native and (given.get("data_format") or "N")[:2] == "NC", "channels first on CPU")
     _lacks(
         native and len(case.x) != 4 and not isinstance(given.get("padding", ""), str), "explicit padding in one and three dimensions"

@@ -1,9 +1,12 @@
 """Transposed convolutions for JAX, exact and fast.
 
 The top level is the TensorFlow convention; `jaxdeconv.torch`, `jaxdeconv.onnx`, `jaxdeconv.lax` and `jaxdeconv.keras` are the others.
-`jaxdeconv.streaming` computes chunk by chunk. Layers are imported by name: `jaxdeconv.nnx`, `.linen`, `.eqx` and `.haiku`;
-those of `jaxdeconv.keras` when they are asked for.
+`jaxdeconv.streaming` computes chunk by chunk. Layers are in `jaxdeconv.nnx`, `.linen`, `.eqx`, `.haiku` and `.keras`. They, and
+the framework with them, are imported when they are asked for.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
 from jaxdeconv._accelerate import Acceleration, accelerate
@@ -15,6 +18,26 @@ from jaxdeconv._lowerings import Implementation
 from jaxdeconv._tune import load_tuning, tune
 from jaxdeconv._tuning import Tuning
 from jaxdeconv.tf import conv1d_transpose, conv2d_transpose, conv3d_transpose, conv_transpose
+
+if TYPE_CHECKING:
+    from jaxdeconv import eqx as eqx
+    from jaxdeconv import haiku as haiku
+    from jaxdeconv import linen as linen
+    from jaxdeconv import nnx as nnx
+else:
+    _LAYERS = ("eqx", "haiku", "linen", "nnx")
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAYERS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ImportError as cause:  # an AttributeError is what hasattr and help expect
+            raise AttributeError(str(cause)) from cause
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAYERS})
+
 
 __version__ = "0.1.0"
 __all__ = [

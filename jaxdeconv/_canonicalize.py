@@ -5,6 +5,7 @@ Nothing here touches an array's values or traces anything; a convention's own ru
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import os
 from collections.abc import Collection, Iterator
@@ -20,6 +21,7 @@ from jax import export, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv._contractions import Options
+from jaxdeconv._filters import LAYOUTS, layouts_of
 from jaxdeconv._lowerings import Implementation, is_mixture
 from jaxdeconv._tuning import NotATuningError, Tuning, read
 
@@ -39,23 +41,51 @@ SPATIAL = ("depth", "height", "width")
 
 
 def error(kind: ErrorType, function: str, rule: str, name: str, value: object, advice: str) -> Exception:
-    """The one form of every rejection: `{function}: {rule}, got {name}={value}; {what to do}`."""
-    return kind(f"{function}: {rule}, got {name}={describe(value)}; {advice}")
+    """What is raised, in the form of `message`."""
+    return kind(message(function, rule, name, value, advice))
+
+
+def message(function: str, rule: str, name: str, value: object, advice: str) -> str:
+    """The one form of every rejection and warning: `{function}: {rule}, got {name}={value}; {what to do}`."""
+    return f"{function}: {rule}, got {name}={describe(value)}; {advice}"
 
 
 def describe(value: object) -> str:
-    """A short text of any value: arrays of any size by type and shape, those of other libraries always."""
+    """A short text of any value: arrays of any size by type and shape, those of other libraries always; inside of a value, too."""
     if isinstance(value, jax.core.Tracer):
         return f"a traced {value.dtype}{list(value.shape)}"
     if isinstance(value, jax.Array | np.ndarray) and value.size > 8:
         return f"an array {value.dtype}{list(value.shape)}"
     if isinstance(value, jax.Array | np.ndarray):
         return repr(np.asarray(value).tolist())
+    kind = type(value).__name__
     shape: Any = getattr(value, "shape", None)
-    if is_foreign(value) and hasattr(value, "dtype") and getattr(shape, "rank", shape) is not None:  # TensorFlow has unknown ranks
-        return f"{type(value).__name__} {getattr(value.dtype, 'name', value.dtype)}{list(shape)}"
+    if _is_other(value) and getattr(shape, "rank", shape) is not None:  # TensorFlow has unknown ranks
+        dtype = getattr(value, "dtype", "")
+        return f"{kind} {getattr(dtype, 'name', dtype)}{list(shape)}"
     text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}... of type {type(value).__name__}"
+    if isinstance(value, list | tuple) and any(map(_is_array, value)):
+        inside = ", ".join(map(describe, value))
+        text = f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    elif isinstance(value, dict) and any(map(_is_array, value.values())):
+        text = f"{{{', '.join(f'{name!r}: {describe(each)}' for name, each in value.items())}}}"
+    elif dataclasses.is_dataclass(value) and any(map(_is_array, vars(value).values())):
+        text = f"{kind}({', '.join(f'{name}={describe(each)}' for name, each in vars(value).items())})"
+    return text if len(text) <= 200 else f"{text[:200]}... of type {kind}"
+
+
+def _is_other(value: object) -> bool:
+    """Whether it is an array of another library, or holds one of JAX, as Flax's variables do."""
+    return is_foreign(value) or hasattr(type(value), "__jax_array__")
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, jax.Array | np.ndarray) or _is_other(value)
+
+
+def missing(needs: str, extra: str) -> ImportError:
+    """Of a framework, where a module that `needs` it is imported."""
+    return ImportError(f'{needs}; install it with: python -m pip install "jaxdeconv[{extra}]"')
 
 
 def is_foreign(value: object) -> bool:
@@ -139,6 +169,42 @@ def same_dtype(function: str, x_name: str, x: jax.Array, w_name: str, w: jax.Arr
         rule = f"{x_name} and {w_name} must have one dtype and {x_name} has {x.dtype}"
         advice = "convert one of them; nothing is promoted to a wider dtype"
         raise error(TypeError, function, rule, f"{w_name}.dtype", str(w.dtype), advice)
+
+
+# Whose each layout is, and where it is taken as it is.
+_WHOSE = {
+    "tf": ("TensorFlow's and Keras's", "jaxdeconv"),
+    "lax": ("lax's and Flax's", "jaxdeconv.lax"),
+    "torch": ("torch's and ONNX's", "jaxdeconv.torch"),
+    "equinox": ("Equinox's", "jaxdeconv.eqx"),
+}
+
+
+def channels_advice(
+    name: str, shape: tuple[int, ...], own: str, channels: tuple[int, int], outputs: int | None, move: str, otherwise: str
+) -> str:
+    """What to do about a filter that is for other channels than the input has: it may be of another layout than `own`.
+
+    Channels are those of the input and what it has along the axis where another data format has them: `move` says how to have them
+    there. outputs are the output channels, where they are known.
+    """
+
+    def layouts(inputs: int) -> dict[str, str]:
+        return layouts_of(shape, inputs, outputs) or layouts_of(shape, inputs, None)
+
+    def converted(found: dict[str, str]) -> list[str]:
+        return [
+            f"the shape is that of {_WHOSE[each][0]} layout, {axes}: pass jaxdeconv.convert_filters({name}, {each!r}, {own!r}), "
+            f"or call {_WHOSE[each][1]}"
+            for each, axes in found.items()
+            if LAYOUTS[each] != LAYOUTS[own]
+        ]
+
+    here, there = map(layouts, channels)
+    hints = converted(here) + [move] * any(LAYOUTS[each] == LAYOUTS[own] for each in there)
+    if not hints and there:
+        hints = [f"{move}, and then {' or '.join(converted(there))}"]
+    return "; ".join([otherwise, *hints])
 
 
 def bias_of(function: str, value: ArrayLike | None, name: str, channels: int, x_name: str, x: jax.Array) -> jax.Array | None:

@@ -31,6 +31,14 @@ _EXAMPLES = """examples:
 _EXIT = """exit status: 0 if all is well, 1 for a layer that the convention rejects or lowerings that disagree, 2 for wrong usage"""
 # Not of a layer on a command line: further operands, and what the commands set themselves.
 _LEFT_OUT = {"bias", "B", "name", "forward_mode", "implementation"}
+# What each convention calls by its own name.
+_ALIKE = (
+    "strides stride",
+    "dilations dilation dilation_rate rhs_dilation",
+    "groups group feature_group_count",
+    "padding pads",
+    "output_shape output_size",
+)
 
 
 def _function(convention: str, arguments: Mapping[str, Any]) -> Callable[..., jax.Array]:
@@ -90,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             described = f"A layer in the convention of jaxdeconv.{convention}.{function.__name__}, whose documentation has more."
             layer = conventions.add_parser(convention, help=described, description=described, epilog=_EXIT, formatter_class=raw)
             _add_arguments(layer, function)
+            layer.set_defaults(layer=layer)
             if command == "explain":
                 layer.add_argument("--json", action="store_true", help="print the fields as JSON, and no drawing")
             else:
@@ -118,14 +127,27 @@ def _add_arguments(parser: argparse.ArgumentParser, function: Callable[..., Any]
     parser.add_argument("--dtype", type=_dtype, default="float32", help="of the arrays (default float32)")
 
 
+def _meant(unknown: Sequence[str], names: Sequence[str]) -> str:
+    """Which flags of a convention, whose names these are, are meant by those of others."""
+    hints = ""
+    for flag in (each.split("=")[0] for each in unknown):
+        alike = next((row.split() for row in _ALIKE if flag[2:].replace("-", "_") in row.split()), ())
+        hints += "".join(f"; for {flag} this convention has --{name.replace('_', '-')}" for name in alike if name in names)
+    return hints
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line, by default the process's own, and returns the exit status."""
-    given = vars(_parser().parse_args(argv))
+    parsed, unknown = _parser().parse_known_args(argv)
+    given = vars(parsed)
+    layer = given.pop("layer")
     command, convention, dtype = given.pop("command"), given.pop("convention"), given.pop("dtype")
     as_json, rounds = given.pop("json", False), given.pop("rounds", 1)
     path, thorough = given.pop("save", None), given.pop("thorough", False)
     function = _function(convention, given)
     names = list(inspect.signature(function).parameters)
+    if unknown:
+        layer.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, names)}")
     keywords = {name: value for name, value in given.items() if name not in names[:2]}
     arrays = [jax.ShapeDtypeStruct(given[name], dtype) for name in names[:2]]  # type: ignore[no-untyped-call]
     try:

@@ -198,15 +198,15 @@ def _explanation(call: Call) -> Explanation:
 
 
 def _tf(dimensions: tuple[_Dimension, ...], call: Call) -> dict[str, Any] | str:
-    shape = list(call.output_shape)
+    said = {"output_shape": list(call.output_shape)} | ({"groups": call.geometry.groups} if call.geometry.groups > 1 else {})
     if all(0 <= each.s * each.size - each.length < each.s and each.lo == max(each.full - each.length, 0) // 2 for each in dimensions):
-        return {"padding": "SAME", "output_shape": shape}
+        return {"padding": "SAME"} | said
     if all(each.lo == 0 and 0 <= -each.hi < each.s for each in dimensions):
-        return {"padding": "VALID", "output_shape": shape}
+        return {"padding": "VALID"} | said
     if len(dimensions) == 2 and all(each.lo >= 0 and -each.hi < each.s for each in dimensions):
         pads = [[each.lo, max(each.hi, 0)] for each in dimensions]
         zero = [[0, 0]]
-        return {"padding": zero + pads + zero if call.geometry.channels_last else zero + zero + pads, "output_shape": shape}
+        return {"padding": zero + pads + zero if call.geometry.channels_last else zero + zero + pads} | said
     return "not expressible: neither SAME nor VALID keeps this window" + " of these sizes, and no explicit padding" * (
         len(dimensions) == 2
     )

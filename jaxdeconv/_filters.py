@@ -47,6 +47,21 @@ LAYOUTS: dict[str, _Layout] = {
 }
 
 
+def layouts_of(shape: tuple[int, ...], inputs: int, outputs: int | None) -> dict[str, str]:
+    """The layouts in which a filter of this shape is for so many channels, and their axes; of those with equal axes one.
+
+    outputs may be unknown; groups are not looked for.
+    """
+    found = {}
+    for name in ("tf", "lax", "torch", "equinox"):
+        layout = LAYOUTS[name]
+        at = positions(layout, len(shape))
+        if shape[at["in"][0]] == inputs and outputs in (None, shape[at["out"][0]]):
+            written = {"k": "*k"} | {each: each if each == layout.grouped else f"{each} / groups" for each in ("in", "out")}
+            found[name] = f"[{', '.join(written[each] for each in layout.axes)}]"
+    return found
+
+
 def positions(layout: _Layout, ndim: int) -> dict[str, tuple[int, ...]]:
     """Which axes of an array of this layout, of ndim axes in all, are k, out and in."""
     positions: dict[str, tuple[int, ...]] = {}

@@ -83,7 +83,8 @@ def _pads(padding: Any, effective: list[int], strides: tuple[int, ...]) -> list[
         padding = n * [padding]
     if isinstance(padding, list | tuple):
         padding = [(entry, entry) if isinstance(entry, int) else entry for entry in padding]
-    return lax.pads_of(FUNCTION, padding, effective, strides, consistent=False)
+    others = ", 'CAUSAL', 'CIRCULAR', an integer" if n == 1 else ", 'CIRCULAR', an integer"
+    return lax.pads_of(FUNCTION, padding, effective, strides, consistent=False, others=others)
 
 
 def _wrapped(y: jax.Array, axis: int, period: int, transpose_kernel: bool) -> jax.Array:

@@ -14,7 +14,7 @@ from jaxdeconv.keras import conv_transpose
 try:
     import keras
 except ImportError as cause:
-    raise ImportError('the layers of jaxdeconv.keras need keras; install this package with its extra "keras"') from cause
+    raise canonicalize.missing("the layers of jaxdeconv.keras need keras", extra="keras") from cause
 if keras.backend.backend() != "jax":
     raise ImportError(
         f"the layers of jaxdeconv.keras need Keras's JAX backend, got keras.backend.backend()={keras.backend.backend()!r}; "

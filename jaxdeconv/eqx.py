@@ -17,7 +17,7 @@ from jaxdeconv._geometry import effective_kernel
 try:
     import equinox
 except ImportError as cause:
-    raise ImportError('jaxdeconv.eqx needs equinox; install this package with its extra "layers"') from cause
+    raise canonicalize.missing("jaxdeconv.eqx needs equinox", extra="layers") from cause
 
 Model = TypeVar("Model")
 

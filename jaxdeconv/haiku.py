@@ -17,7 +17,7 @@ from jaxdeconv._convert import convert_filters
 try:
     import haiku as hk
 except ImportError as cause:
-    raise ImportError('jaxdeconv.haiku needs dm-haiku; install this package with its extra "layers"') from cause
+    raise canonicalize.missing("jaxdeconv.haiku needs dm-haiku", extra="layers") from cause
 
 
 class _Transposed(hk.Module):
@@ -66,7 +66,7 @@ class _Transposed(hk.Module):
             data_format = f"NC{letters}" if first else f"N{letters}C"
             sizes.insert(0 if first else n, self.output_channels)
             w = convert_filters(w, "haiku", "tf", groups)
-            y = tf.conv_transpose(x, w, [x.shape[0], *sizes], self.stride, self.padding, data_format, **how)
+            y = tf.conv_transpose(x, w, [x.shape[0], *sizes], self.stride, self.padding, data_format, groups=groups, **how)
         if self.with_bias:
             b = hk.get_parameter("b", (self.output_channels, *[1] * (n * first)), x.dtype, init=self.b_init)
             y = biased(y, b, 1 if first else n + 1)

@@ -121,7 +121,9 @@ def conv_transpose(
     data_format = data_format.lower() if isinstance(data_format, str) else data_format  # type: ignore[assignment]
     canonicalize.choice(function, "data_format", data_format, ("channels_last", "channels_first"), "pass one of these, or None")
     padding = padding.lower() if isinstance(padding, str) else padding
-    canonicalize.choice(function, "padding", padding, ("valid", "same"), "in any case; for numbers see jaxdeconv.lax.conv_transpose")
+    canonicalize.choice(
+        function, "padding", padding, ("valid", "same"), "in any case; for numbers see jaxdeconv.torch and jaxdeconv.lax"
+    )
     channels_last = data_format == "channels_last"
     x = canonicalize.array(function, "inputs", inputs, _DTYPES)
     w = canonicalize.array(function, "kernel", kernel, _DTYPES)
@@ -136,10 +138,14 @@ def conv_transpose(
     dilations = canonicalize.spatial(function, "dilation_rate", dilation_rate, n)
     extras = None if output_padding is None else canonicalize.spatial(function, "output_padding", output_padding, n, minimum=0)
     sizes = canonicalize.kernel_size(function, "kernel", w.shape, range(n), n)
-    channel_axis = n + 1 if channels_last else 1
+    channel_axis, other_axis = (n + 1, 1) if channels_last else (1, n + 1)
     if x.shape[channel_axis] != w.shape[-1]:
         rule = f"axis {channel_axis} of inputs and the last axis of kernel must be equal, and inputs has shape {x.shape}"
+        other = ("channels_last", "channels_first")[channels_last]
+        move = f"pass data_format={other!r}, if the channels of inputs come {'first' if channels_last else 'last'}"
         advice = f"kernel is [{spatial_names}, out / groups, in] whatever data_format is"
+        channels = x.shape[channel_axis], x.shape[other_axis]
+        advice = canonicalize.channels_advice("kernel", w.shape, "keras", channels, None, move, advice)
         raise error(ValueError, function, rule, "kernel.shape", w.shape, advice)
 
     groups = canonicalize.integer(function, "groups", groups)

@@ -260,6 +260,9 @@ def _groups(
         axis, amount = (f"O axis of rhs, {o},", "all") if transpose_kernel else (f"I axis of rhs, {i},", f"1 / {groups} of")
         rule = f"with transpose_kernel={transpose_kernel} the {axis} must have {amount} the {in_channels} input channels"
         advice = "check dimension_numbers and feature_group_count"
+        if tuple(w_spec) == (len(w_spec) - 1, len(w_spec) - 2, *range(len(w_spec) - 2)):  # layouts have names for these axes alone
+            own = "lax_transpose_kernel" if transpose_kernel else "lax"
+            advice = canonicalize.channels_advice("rhs", w_shape, own, (in_channels, -1), None, "", advice)
         raise error(ValueError, function, rule, "rhs.shape", w_shape, advice)
     if groups > 1 and w_shape[o] % groups != 0:
         rule = f"feature_group_count must divide the {w_shape[o]} {'input' if transpose_kernel else 'output'} channels"
@@ -275,17 +278,28 @@ _FORWARD: dict[str, Callable[[int], tuple[int, int]]] = {
 }
 
 
-def pads_of(function: str, padding: Any, effective: list[int], strides: tuple[int, ...], consistent: bool) -> list[tuple[int, int]]:
-    """(lo, hi) of each dimension, what the input is padded with once it is spread by its stride."""
+def pads_of(
+    function: str, padding: Any, effective: list[int], strides: tuple[int, ...], consistent: bool, others: str = ""
+) -> list[tuple[int, int]]:
+    """(lo, hi) of each dimension, what the input is padded with once it is spread by its stride.
+
+    others are, for the message, what the caller takes beside these, as in ", 'CAUSAL'".
+    """
     n = len(effective)
     if isinstance(padding, str) and padding not in ("SAME", "VALID"):
         if consistent or set(strides) - {1} or padding.upper() not in _FORWARD:
-            advice = "other spellings, of what a forward convolution pads, are for strides of 1, as in lax"
-            raise error(ValueError, function, "padding must be 'SAME', 'VALID' or pairs of integers", "padding", padding, advice)
+            known = padding.upper() in _FORWARD
+            advice = (
+                "other spellings, of what a forward convolution pads, are for strides of 1, as in lax"
+                if known
+                else "pass one of these"
+            )
+            rule = f"padding must be 'SAME', 'VALID'{others} or pairs of integers"
+            raise error(ValueError, function, rule, "padding", padding, advice)
         return list(map(_FORWARD[padding.upper()], effective))
     rows = padding.tolist() if isinstance(padding, np.ndarray) else [padding] * n if isinstance(padding, str) else padding
     if not isinstance(rows, list | tuple) or len(rows) != n:
-        raise _invalid_padding(function, padding, n)
+        raise _invalid_padding(function, padding, n, others)
     pads = []
     for row, ke, s in zip(rows, effective, strides, strict=True):
         pair = canonicalize.integers(function, "padding", row) if isinstance(row, list | tuple | np.ndarray | jax.Array) else ()
@@ -295,12 +309,12 @@ def pads_of(function: str, padding: Any, effective: list[int], strides: tuple[in
         elif len(pair) == 2 and all(isinstance(p, int) and abs(p) <= canonicalize.LARGEST for p in pair):
             pads.append((ke - 1 - pair[0], ke - 1 - pair[1]) if consistent else (pair[0], pair[1]))
         else:
-            raise _invalid_padding(function, padding, n)
+            raise _invalid_padding(function, padding, n, others)
     return pads
 
 
-def _invalid_padding(function: str, padding: object, n: int) -> Exception:
-    rule = f"padding must be 'SAME', 'VALID' or a pair of integers for each of {n} spatial dimensions"
+def _invalid_padding(function: str, padding: object, n: int, others: str) -> Exception:
+    rule = f"padding must be 'SAME', 'VALID'{others} or a pair of integers for each of {n} spatial dimensions"
     kind: canonicalize.ErrorType = ValueError if isinstance(padding, list | tuple | np.ndarray) else TypeError
     return error(kind, function, rule, "padding", padding, f"pass [{', '.join(['(lo, hi)'] * n)}], for example")
 

@@ -13,7 +13,7 @@ from jaxdeconv._flax import FUNCTION, conv_transpose
 try:
     from flax import linen
 except ImportError as cause:
-    raise ImportError('jaxdeconv.linen needs flax; install this package with its extra "layers"') from cause
+    raise canonicalize.missing("jaxdeconv.linen needs flax", extra="layers") from cause
 
 
 class ConvTranspose(linen.ConvTranspose):

@@ -14,7 +14,7 @@ from jaxdeconv._flax import FUNCTION, conv_transpose
 try:
     from flax import nnx
 except ImportError as cause:
-    raise ImportError('jaxdeconv.nnx needs flax; install this package with its extra "layers"') from cause
+    raise canonicalize.missing("jaxdeconv.nnx needs flax", extra="layers") from cause
 
 Model = TypeVar("Model")
 

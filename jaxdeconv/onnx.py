@@ -247,6 +247,8 @@ def _check_filter(x_shape: tuple[int, ...], w_shape: tuple[int, ...], group: obj
     if x_shape[1] != w_shape[0]:
         rule = f"axis 1 of X and axis 0 of W must be equal, and X has shape {x_shape}"
         advice = "W is [C, M / group, *k], with its first two axes the other way round than for Conv"
+        move = "pass jax.numpy.moveaxis(X, -1, 1), if the channels of X come last"
+        advice = canonicalize.channels_advice("W", w_shape, "onnx", (x_shape[1], x_shape[-1]), None, move, advice)
         raise error(ValueError, _FUNCTION, rule, "W.shape", w_shape, advice)
     groups = canonicalize.integer(_FUNCTION, "group", group)
     if not isinstance(groups, int) or groups < 1 or (groups > 1 and x_shape[1] % groups != 0):

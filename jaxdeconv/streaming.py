@@ -107,7 +107,7 @@ class State:
 def init(
     filters: ArrayLike | jax.ShapeDtypeStruct,
     strides: int | Sequence[int],
-    *,
+    *unnamed: Any,
     crops: tuple[int, int] | None = None,
     data_format: str | None = "NWC",
     dilations: int | Sequence[int] | None = None,
@@ -139,6 +139,7 @@ def init(
     Args:
         filters: `[k, O / groups, I]`, of any floating, complex or signed integer dtype; a `jax.ShapeDtypeStruct` will do.
         strides: s >= 1, in the forms that `jaxdeconv.conv1d_transpose` takes.
+        *unnamed: none may be given, since two numbers here could be a padding as well: all arguments but these two have names.
         crops: (crop_lo, crop_hi), as `jaxdeconv.explain` gives them for a call in any convention: for PyTorch
             `(padding, padding - output_padding)`; negative ones extend with zeros. None for a causal stream, `(0, ke - s)`: W*s
             outputs, no latency, and nothing left for `flush`. One that crops its start goes into `jax.lax.scan` if it is delayed.
@@ -178,6 +179,11 @@ def init(
         [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     """
     function = "streaming.init"
+    if unnamed:
+        pair = unnamed[0] if isinstance(unnamed[0], tuple) else unnamed[:2]
+        written = pair if len(pair) == 2 and all(isinstance(each, int) for each in pair) else "(crop_lo, crop_hi)"
+        advice = f"write crops={written}, data_format= and so on; crops are what the window drops at the start and at the end"
+        raise error(TypeError, function, "arguments after strides must have their names", "unnamed", unnamed, advice)
     canonicalize.choice(function, "data_format", data_format, ("NWC", "NCW", None))
     channels_last = data_format != "NCW"
     abstract = isinstance(filters, jax.ShapeDtypeStruct)
@@ -272,7 +278,10 @@ def step(state: State, input: ArrayLike, filters: ArrayLike, bias: ArrayLike | N
     canonicalize.rank(function, "input", x, axes, "add a batch dimension with input[None], or map over more with jax.vmap")
     if (x.shape[0], x.shape[geometry.channel_axis]) != (state.pending.shape[0], w.shape[-1]):
         rule = f"input, {axes}, must have the batch of the state, {state.pending.shape[0]}, and the {w.shape[-1]} channels of filters"
-        raise error(ValueError, function, rule, "input.shape", x.shape, "only the width may differ from chunk to chunk")
+        advice = "only the width may differ from chunk to chunk"
+        if (x.shape[0], x.shape[geometry.spatial_axes[0]]) == (state.pending.shape[0], w.shape[-1]):
+            advice += f"; if channels come {'first' if geometry.channels_last else 'last'}, make the state with another data_format"
+        raise error(ValueError, function, rule, "input.shape", x.shape, advice)
     if state.skip and not isinstance(x.shape[geometry.spatial_axes[0]], int):
         rule = "the width of input must be static while outputs are dropped at the start"
         raise error(ValueError, function, rule, "input.shape", x.shape, "make the state with delayed=True, which drops nothing")

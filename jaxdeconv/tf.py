@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -29,6 +30,7 @@ def conv1d_transpose(
     dilations: Ints | None = None,
     name: str | None = None,
     *,
+    groups: int | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -52,9 +54,8 @@ def conv1d_transpose(
         output_shape: `[B, L, O]` in data_format order: a list, tuple, `tf.TensorShape`, or concrete array of integers. -1 for B is
             the batch size of input, which of TensorFlow's kernels those of oneDNN alone take. Every L from which a strided
             convolution would return to W is valid, and no other: `(W-1)*s < L <= W*s` for "SAME", `full <= L < full + s` for "VALID"
-            with `full = (W-1)*s + ke`. O over `filters.shape[1]` is the number of groups, which splits input and output channels
-            alike. None, an extension, means one group and `L = W*s` for "SAME", `L = (W-1)*s + max(ke, s)` for "VALID", as Keras and
-            `jax.lax.conv_transpose` have it.
+            with `full = (W-1)*s + ke`. O is `groups * filters.shape[1]`. None, an extension, means `L = W*s` for "SAME",
+            `L = (W-1)*s + max(ke, s)` for "VALID", as Keras and `jax.lax.conv_transpose` have it.
         strides: s >= 1: an int or a list, tuple or array of length 1 or 3, the latter in data_format order with ones for batch and
             channels.
         padding: "SAME" or "VALID"; or, an extension, what the forward convolution pads, three pairs in data_format order with zeros
@@ -63,6 +64,8 @@ def conv1d_transpose(
         data_format: "NWC", "NCW", or None for "NWC".
         dilations: d >= 1 in the forms of strides; None for 1. May be combined with strides and groups.
         name: names the operation in HLO and profiles, as `jax.named_scope` does.
+        groups: an extension, the number of groups, which splits input and output channels alike; a divisor of I. None, as TensorFlow
+            has it, for what output_shape says, O over `filters.shape[1]`, and for one group where output_shape is None.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
         preferred_element_type: dtype of the result, of the kind of the input's dtype; None for that dtype itself.
         implementation: the lowering to use, one of `jaxdeconv.Implementation`, or a form for each dimension; None to have it chosen.
@@ -75,6 +78,9 @@ def conv1d_transpose(
     Raises:
         ValueError: a length, size, shape or choice that does not fit; the message names the values that would.
         TypeError: an argument of the wrong type, a traced value where a static one is needed, or dtypes that differ.
+
+    Warns:
+        UserWarning: groups is None, and output_shape makes more than one of them, which may be a mistyped number of channels.
 
     Gradients:
         `jax.grad`, `jax.vjp`, `jax.jacrev`, and differentiation of these in either mode (`jax.hessian`), come from a `jax.custom_vjp`
@@ -100,7 +106,7 @@ def conv1d_transpose(
     return _transposed(
         "conv1d_transpose",
         ("NWC", "NCW"),
-        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (input, filters, output_shape, strides, padding, data_format, dilations, groups),
         (name, precision, preferred_element_type, implementation, forward_mode),
     )
 
@@ -115,6 +121,7 @@ def conv2d_transpose(
     dilations: Ints | None = None,
     name: str | None = None,
     *,
+    groups: int | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -122,7 +129,7 @@ def conv2d_transpose(
 ) -> jax.Array:
     """Transposed 2-D convolution with the exact semantics of `tf.nn.conv2d_transpose`.
 
-    In each of the two dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last five arguments:
+    In each of the two dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last six arguments:
 
         full[b, m*s + j*d, n*t + l*e, o] += sum over i of filters[j, l, o, i] * input[b, m, n, i]
 
@@ -137,6 +144,7 @@ def conv2d_transpose(
         data_format: "NHWC", "NCHW", or None for "NHWC".
         dilations: in the forms of strides; None for 1.
         name: as for `conv1d_transpose`, as are the arguments after it.
+        groups: see there.
         precision: see there.
         preferred_element_type: see there.
         implementation: see there.
@@ -166,7 +174,7 @@ def conv2d_transpose(
     return _transposed(
         "conv2d_transpose",
         ("NHWC", "NCHW"),
-        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (input, filters, output_shape, strides, padding, data_format, dilations, groups),
         (name, precision, preferred_element_type, implementation, forward_mode),
     )
 
@@ -181,6 +189,7 @@ def conv3d_transpose(
     dilations: Ints | None = None,
     name: str | None = None,
     *,
+    groups: int | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -188,7 +197,7 @@ def conv3d_transpose(
 ) -> jax.Array:
     """Transposed 3-D convolution with the exact semantics of `tf.nn.conv3d_transpose`.
 
-    In each of the three dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last five arguments.
+    In each of the three dimensions as `conv1d_transpose` has it, which see for formula, dtypes, gradients and last six arguments.
     int32, which TensorFlow does not have in three dimensions, is an extension.
 
     Args:
@@ -201,6 +210,7 @@ def conv3d_transpose(
         data_format: "NDHWC", "NCDHW", or None for "NDHWC".
         dilations: in the forms of strides; None for 1.
         name: as for `conv1d_transpose`, as are the arguments after it.
+        groups: see there.
         precision: see there.
         preferred_element_type: see there.
         implementation: see there.
@@ -226,7 +236,7 @@ def conv3d_transpose(
     return _transposed(
         "conv3d_transpose",
         ("NDHWC", "NCDHW"),
-        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (input, filters, output_shape, strides, padding, data_format, dilations, groups),
         (name, precision, preferred_element_type, implementation, forward_mode),
     )
 
@@ -241,6 +251,7 @@ def conv_transpose(
     dilations: Ints | None = None,
     name: str | None = None,
     *,
+    groups: int | None = None,
     precision: Precision = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
@@ -260,6 +271,7 @@ def conv_transpose(
         data_format: one of that function's; None for channels last.
         dilations: as for the function of that rank.
         name: as for `conv1d_transpose`, as are the arguments after it.
+        groups: see there.
         precision: see there.
         preferred_element_type: see there.
         implementation: see there.
@@ -293,7 +305,7 @@ def conv_transpose(
     return _transposed(
         function,
         _FORMATS[len(sizes)],
-        (input, filters, output_shape, strides, padding, data_format, dilations),
+        (input, filters, output_shape, strides, padding, data_format, dilations, groups),
         (name, precision, preferred_element_type, implementation, forward_mode),
     )
 
@@ -303,14 +315,14 @@ _FORMATS = {3: ("NWC", "NCW"), 4: ("NHWC", "NCHW"), 5: ("NDHWC", "NCDHW")}
 
 def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, ...], how: tuple[Any, ...]) -> jax.Array:
     """Any of the above: their arguments up to dilations, and those after."""
-    x, w, output_shape, strides, padding, data_format, dilations = arguments
+    x, w, output_shape, strides, padding, data_format, dilations, groups = arguments
     n = len(formats[0]) - 2
     canonicalize.choice(function, "data_format", data_format, (*formats, None))
     channels_last = data_format != formats[1]
     if isinstance(padding, list | tuple | np.ndarray | jax.Array):
         pads = _explicit_pads(function, padding, n, channels_last)
     else:
-        hint = f"upper case, as in TensorFlow, or {_COUNTS[n]} pairs of integers"
+        hint = f"upper case, as in TensorFlow, or {_COUNTS[n]} pairs of integers{_numbers_hint(n, [padding])}"
         canonicalize.choice(function, "padding", padding, ("SAME", "VALID"), hint)
         pads = ((0, 0),) * n
     strides = canonicalize.spatial(function, "strides", strides, n, channels_last)
@@ -319,16 +331,33 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     w = canonicalize.array(function, "filters", w, _DTYPES)
     canonicalize.same_dtype(function, "input", x, "filters", w)
     axes = canonicalize.axis_names(n, channels_last, "in")
-    canonicalize.rank(function, "input", x, axes, "add a batch dimension with input[None], or map over more with jax.vmap")
+    canonicalize.rank(function, "input", x, axes, _rank_advice(function, n, x.ndim, w.ndim))
     spatial_names = ", ".join(canonicalize.SPATIAL[-n:])
     advice = f"bring [in, out / groups, {spatial_names}] of torch or ONNX here with jaxdeconv.convert_filters"
     canonicalize.rank(function, "filters", w, f"[{spatial_names}, out / groups, in]", advice)
     same = isinstance(padding, str) and padding == "SAME"
-    geometry = _geometry(function, x.shape, w.shape, output_shape, strides, dilations, padding, None if same else pads, channels_last)
+    pads_or_same = None if same else pads
+    geometry = _geometry(
+        function, x.shape, w.shape, output_shape, groups, strides, dilations, padding, pads_or_same, channels_last, formats
+    )
     return _conv_transpose(x, w, geometry, canonicalize.options(function, x, *how))
 
 
 _COUNTS = {1: "three", 2: "four", 3: "five"}
+
+
+def _numbers_hint(n: int, padding: Sequence[Any]) -> str:
+    """What to do about numbers in place of a name or pairs, as torch has them."""
+    numbers = len(padding) > 0 and all(isinstance(p, int | np.integer) and not isinstance(p, bool) for p in padding)
+    return f", or call jaxdeconv.torch.conv_transpose{n}d, which takes numbers, as torch does" * numbers
+
+
+def _rank_advice(function: str, n: int, x_ndim: int, w_ndim: int) -> str:
+    if function == "conv_transpose":
+        return "output_shape has an entry for each axis of input, and jax.vmap maps over more"
+    if x_ndim in _FORMATS and (x_ndim == w_ndim or x_ndim > n + 2):
+        return f"call conv{x_ndim - 2}d_transpose, which takes rank {x_ndim}, or map over more axes with jax.vmap"
+    return "add a batch dimension with input[None], or map over more with jax.vmap"
 
 
 def _explicit_pads(function: str, padding: Any, n: int, channels_last: bool) -> tuple[tuple[int, int], ...]:
@@ -342,12 +371,13 @@ def _explicit_pads(function: str, padding: Any, n: int, channels_last: bool) -> 
     pairs = [tuple(canonicalize.integer(function, "padding", p, padding) for p in entries(row)) for row in entries(padding)]
     names = ("[front, back]", "[top, bottom]", "[left, right]")[-n:]
     order = f"[{', '.join(('[0, 0]', *names, '[0, 0]') if channels_last else ('[0, 0]', '[0, 0]', *names))}]"
+    numbers = _numbers_hint(n, entries(padding))
     largest = canonicalize.LARGEST
     if len(pairs) != n + 2 or not all(
         len(pair) == 2 and all(isinstance(p, int) and 0 <= p <= largest for p in pair) for pair in pairs
     ):
         rule = f"explicit padding must be {_COUNTS[n]} pairs of integers from 0 to {largest}"
-        raise error(ValueError, function, rule, "padding", padding, f"pass {order}")
+        raise error(ValueError, function, rule, "padding", padding, f"pass {order}{numbers}")
     spatial, others = (pairs[1:-1], (pairs[0], pairs[-1])) if channels_last else (pairs[2:], (pairs[0], pairs[1]))
     if others != ((0, 0), (0, 0)):
         rule = "explicit padding must be [0, 0] for batch and channels"
@@ -360,28 +390,38 @@ def _geometry(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     output_shape: object,
+    groups: Any,
     strides: tuple[int, ...],
     dilations: tuple[int, ...],
     padding: object,
     pads: tuple[tuple[int, int], ...] | None,
     channels_last: bool,
+    formats: tuple[str, str],
 ) -> Geometry:
     """TensorFlow's placement of the output: Eigen's validation, with groups as its XLA kernels have them. pads is None for SAME."""
     n = len(strides)
     out_per_group, in_channels = w_shape[-2:]
     kernel = canonicalize.kernel_size(function, "filters", w_shape, range(n), n)
-    channel_axis = n + 1 if channels_last else 1
+    channel_axis, other_axis = (n + 1, 1) if channels_last else (1, n + 1)
     spatial_axes = range(1, n + 1) if channels_last else range(2, n + 2)
+    sizes = None if output_shape is None else canonicalize.integers(function, "output_shape", output_shape)
     if x_shape[channel_axis] != in_channels:
         rule = f"axis {channel_axis} of input and the last axis of filters must be equal, and input has shape {x_shape}"
+        outputs = None if sizes is None or len(sizes) != n + 2 else sizes[channel_axis]
+        move = f"pass data_format={formats[channels_last]!r}, if the channels of input come {'first' if channels_last else 'last'}"
         advice = f"filters are [{', '.join(canonicalize.SPATIAL[-n:])}, out / groups, in] whatever data_format is"
+        advice = canonicalize.channels_advice(
+            "filters", w_shape, "tf", (x_shape[channel_axis], x_shape[other_axis]), outputs, move, advice
+        )
         raise error(ValueError, function, rule, "filters.shape", w_shape, advice)
+    if groups is not None:
+        groups = canonicalize.integer(function, "groups", groups)
+        if not isinstance(groups, int) or groups < 1 or in_channels % groups:
+            rule = f"groups must divide the {in_channels} input channels, the last axis of filters"
+            raise error(ValueError, function, rule, "groups", groups, "pass 1 for no groups")
 
-    sizes: tuple[int, ...] | None = None
     lengths: tuple[int | None, ...] = (None,) * n
-    groups = 1
-    if output_shape is not None:
-        sizes = canonicalize.integers(function, "output_shape", output_shape)
+    if sizes is not None:
         if len(sizes) != n + 2:
             rule = f"output_shape must have {n + 2} entries, {canonicalize.axis_names(n, channels_last, 'out')}"
             raise error(ValueError, function, rule, "output_shape", sizes, "give the whole shape, or None")
@@ -393,17 +433,25 @@ def _geometry(
         if sizes[0] not in (-1, x_shape[0]):
             rule = f"output_shape[0] must be the batch size of input, {x_shape[0]}"
             raise error(ValueError, function, rule, "output_shape", sizes, f"pass {x_shape[0]} there")
-        groups = _groups(function, sizes, channel_axis, out_per_group, in_channels)
+        groups = _groups(function, sizes, channel_axis, out_per_group, in_channels, groups)
         lengths = tuple(sizes[axis] for axis in spatial_axes)
     crops = tuple(
         _crops(function, padding, pad, axis, x_shape[axis], length, k, s, d, sizes)
         for pad, axis, length, k, s, d in zip(pads or (None,) * n, spatial_axes, lengths, kernel, strides, dilations, strict=True)
     )
-    return Geometry(kernel, strides, dilations, crops, groups, channels_last)
+    return Geometry(kernel, strides, dilations, crops, 1 if groups is None else groups, channels_last)
 
 
-def _groups(function: str, sizes: tuple[int, ...], channel_axis: int, out_per_group: int, in_channels: int) -> int:
+def _groups(
+    function: str, sizes: tuple[int, ...], channel_axis: int, out_per_group: int, in_channels: int, groups: int | None
+) -> int:
+    """The groups that are given, or those of output_shape, which warn, for a mistyped number of channels makes groups, too."""
     channels = sizes[channel_axis]
+    if groups is not None:
+        if channels != groups * out_per_group:
+            rule = f"output_shape[{channel_axis}] must be {groups} * {out_per_group}, groups times the output channels of filters"
+            raise error(ValueError, function, rule, "output_shape", sizes, f"pass {groups * out_per_group} there, or other groups")
+        return groups
     if channels == out_per_group:
         return 1
     fits = channels > 0 and channels % out_per_group == 0
@@ -414,7 +462,12 @@ def _groups(function: str, sizes: tuple[int, ...], channel_axis: int, out_per_gr
         )
         advice = f"for one group pass {out_per_group} there"
         raise error(ValueError, function, rule, "output_shape", sizes, advice)
-    return channels // out_per_group
+    groups = channels // out_per_group
+    rule = f"output_shape[{channel_axis}] is {groups} * {out_per_group}, the output channels of filters, which makes {groups} groups"
+    advice = f"pass groups={groups} if they are meant, or {out_per_group} there for one group"
+    # At the line that called conv1d_transpose, past _transposed and _geometry.
+    warnings.warn(canonicalize.message(function, rule, "output_shape", sizes, advice), stacklevel=5)
+    return groups
 
 
 def _crops(

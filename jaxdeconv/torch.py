@@ -242,7 +242,8 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
     if x.ndim not in (n + 1, n + 2):
         axes = canonicalize.axis_names(n, False, "in")
         rule = f"input must have rank {n + 2}, {axes}, or {n + 1}, without the batch"
-        raise error(ValueError, function, rule, "input.shape", x.shape, "map over more dimensions with jax.vmap")
+        advice = f"map over more dimensions with jax.vmap{_other_function(n, x.ndim - 2)}"
+        raise error(ValueError, function, rule, "input.shape", x.shape, advice)
     _check_weight(function, n, x.shape, w, groups)
     bias = canonicalize.bias_of(function, bias, "bias", w.shape[1] * groups, "input", x)
     rows = zip(x.shape[-n:], w.shape[2:], stride, dilation, padding, strict=True)
@@ -257,10 +258,15 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
     return jnp.squeeze(_conv_transpose(jnp.expand_dims(x, 0), w, geometry, options, bias, "torch"), 0)
 
 
+def _other_function(n: int, dimensions: int) -> str:
+    """The one for so many spatial dimensions, if there is one and it is not the one for n."""
+    return f", or call conv_transpose{dimensions}d" if dimensions in {1, 2, 3} - {n} else ""
+
+
 def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array, groups: int) -> None:
     axes = f"[in, out / groups, {', '.join(canonicalize.SPATIAL[-n:])}]"
     advice = f"bring a filter of another layout to {axes} with jaxdeconv.convert_filters"
-    canonicalize.rank(function, "weight", w, axes, advice)
+    canonicalize.rank(function, "weight", w, axes, f"{advice}{_other_function(n, w.ndim - 2)}")
     if not all(isinstance(size, int) and size > 0 for size in w.shape[2:]) or 0 in w.shape[:2]:
         rule = "weight must have a static, positive kernel size and channels"
         raise error(ValueError, function, rule, "weight.shape", w.shape, "only the batch may be empty")
@@ -268,6 +274,9 @@ def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array,
     if x_shape[axis] != w.shape[0]:
         rule = f"axis {axis} of input and axis 0 of weight must be equal, and input has shape {x_shape}"
         advice = f"weight is {axes}, with its first two axes the other way round than for a convolution"
+        move = f"pass jax.numpy.moveaxis(input, -1, {axis}), if the channels of input come last"
+        channels = x_shape[axis], x_shape[-1]
+        advice = canonicalize.channels_advice("weight", w.shape, "torch", channels, None, move, advice)
         raise error(ValueError, function, rule, "weight.shape", w.shape, advice)
     if not isinstance(groups, int) or groups < 1 or w.shape[0] % groups != 0:
         rule = f"groups must be a divisor of the {w.shape[0]} input channels"

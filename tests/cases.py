@@ -49,7 +49,7 @@ class Case(NamedTuple):
             "padding": self.padding,
             "data_format": self.data_format,
             "dilations": self.dilation,
-        }
+        } | ({"groups": self.groups} if self.groups > 1 else {})
 
     @property
     def window(self):

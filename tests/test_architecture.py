@@ -30,7 +30,7 @@ FRONT_ENDS = ["tf", "torch", "onnx", "lax", "keras", "_convert", "_explain", "st
 COMMAND = ["__main__", "_command", "_drawing"]  # imports what it likes
 # Layers import front-ends, and one framework each; nothing imports them, but for a name that is asked for.
 LAYERS = {"nnx": "flax", "linen": "flax", "_flax": None, "eqx": "equinox", "haiku": "haiku", "_keras_layers": "keras"}
-LAZY = {("keras", "_keras_layers")}
+LAZY = {("keras", "_keras_layers")} | {("__init__", name) for name in ("nnx", "linen", "eqx", "haiku")}
 OPTIONAL = {"tensorflow", "torch", "onnx", "onnxruntime", "keras", "flax", "equinox", "haiku", "matplotlib", "scipy"}
 
 
@@ -88,6 +88,29 @@ def test_importing_imports_no_framework():
     code = f"import sys, jax; before = set(sys.modules); import jaxdeconv; print({OPTIONAL!r} & (set(sys.modules) - before))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert found.strip() == "set()"
+
+
+def test_layers_are_attributes_that_import_their_framework_when_used():
+    code = f"""
+import sys, jax
+before = set(sys.modules)
+import jaxdeconv
+assert set("eqx haiku linen nnx keras torch streaming conv_transpose".split()) <= set(dir(jaxdeconv))
+assert not {OPTIONAL!r} & (set(sys.modules) - before)
+for name in ("nnx", "linen", "eqx", "haiku"):
+    try:
+        found = getattr(jaxdeconv, name)
+        assert found is sys.modules["jaxdeconv." + name] and found is getattr(jaxdeconv, name)
+    except AttributeError as error:
+        assert 'python -m pip install "jaxdeconv[layers]"' in str(error), error
+try:
+    jaxdeconv.flax
+except AttributeError as error:
+    assert str(error) == "module 'jaxdeconv' has no attribute 'flax'"
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_version_is_that_of_the_distribution():

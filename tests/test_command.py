@@ -175,6 +175,41 @@ def test_integers_have_no_gradients_to_time(capsys):
     assert re.search(r"^lax +[\d.e-]+ +1x$", out, re.MULTILINE)
 
 
+MEANT = [
+    (
+        "torch --input 1,2,5 --weight 2,3,3 --strides 2",
+        "unrecognized arguments: --strides 2; for --strides this convention has --stride",
+    ),
+    ("torch --input 1,2,5 --weight 2,3,3 --dilations=2", "; for --dilations this convention has --dilation"),
+    (
+        "tf --input 1,5,2 --filters 3,3,2 --stride 2 --strides 2 --dilation-rate 2",
+        "; for --dilation-rate this convention has --dilations",
+    ),
+    (
+        "keras --inputs 1,5,2 --kernel 3,3,2 --feature-group-count 1 --dilations 2",
+        "; for --dilations this convention has --dilation-rate",
+    ),
+    (
+        "onnx --X 1,2,5 --W 2,3,3 --groups 1 --padding 1,1",
+        "; for --groups this convention has --group; for --padding this convention has --pads",
+    ),
+    ("torch --input 1,2,5 --weight 2,3,3 --output-shape 1,3,7", "; for --output-shape this convention has --output-size"),
+    (
+        "lax --lhs 1,5,2 --rhs 3,2,2 --stride 2 --strides 2 --padding SAME --groups=2",
+        "; for --groups this convention has --feature-group-count",
+    ),
+    ("torch --input 1,2,5 --weight 2,3,3 --xyz 1", "unrecognized arguments: --xyz 1"),
+]
+
+
+@pytest.mark.parametrize(("layer", "message"), MEANT)
+def test_the_flag_that_is_meant(layer, message, capsys):
+    status, out, err = run(capsys, f"explain {layer}")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.startswith(f"usage: python -m jaxdeconv explain {layer.split()[0]} ")
+
+
 def test_as_a_process():
     def process(*arguments):
         return subprocess.run([sys.executable, "-m", "jaxdeconv", *arguments], capture_output=True, text=True)

@@ -249,7 +249,7 @@ def test_equinox(ndim, groups):
     w = jaxdeconv.convert_filters(layer.weight, "equinox", "tf", groups)
     expected = jax.vmap(layer)(x)
     layout = {1: "NCW", 2: "NCHW", 3: "NCDHW"}[ndim]
-    y = jaxdeconv.conv_transpose(x, w, expected.shape, 2, "VALID", layout)
+    y = jaxdeconv.conv_transpose(x, w, expected.shape, 2, "VALID", layout, groups=groups)
     close(y + layer.bias, expected)
 
 
@@ -276,7 +276,7 @@ def test_torch(ndim):
     x = jnp.concatenate([x] * 2, axis=1)
     expected = layer(torch.tensor(np.asarray(x))).detach().numpy()
     w = jaxdeconv.convert_filters(layer.weight.detach().numpy(), "torch", "tf", groups=2)
-    y = jaxdeconv.conv_transpose(x, w, expected.shape, 2, "VALID", {1: "NCW", 2: "NCHW", 3: "NCDHW"}[ndim])
+    y = jaxdeconv.conv_transpose(x, w, expected.shape, 2, "VALID", {1: "NCW", 2: "NCHW", 3: "NCDHW"}[ndim], groups=2)
     close(y + layer.bias.detach().numpy().reshape(-1, *[1] * ndim), expected)
 
 

@@ -25,12 +25,13 @@ EMPTY = {
 @pytest.mark.parametrize("dilation", sampled([2, 1], 2))
 def test_empty(kind, data_format, dilation):
     x_shape, w_shape, y_shape = EMPTY[kind]
+    groups = y_shape[-1] // w_shape[1]
     if data_format == "NCW":
         x_shape, y_shape = (tuple(np.array(shape)[[0, 2, 1]].tolist()) for shape in (x_shape, y_shape))
     x, w = jnp.ones(x_shape), jnp.ones(w_shape)
 
     def op(x, w):
-        return jaxdeconv.conv1d_transpose(x, w, y_shape, 2, "SAME", data_format, dilation)
+        return jaxdeconv.conv1d_transpose(x, w, y_shape, 2, "SAME", data_format, dilation, groups=groups)
 
     y, vjp = jax.vjp(op, x, w)
     np.testing.assert_array_equal(y, np.zeros(y_shape))

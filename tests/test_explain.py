@@ -89,7 +89,8 @@ def test_temporaries_are_those_of_the_compiled_program(layer):
     """Within a factor of 2, but for one copy of an operand, as XLA makes of one to transpose it; none where none is said to be."""
     *shapes, strides, dtype, name = layer
     x, w, g = (jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
-    call = partial(jaxdeconv.conv_transpose, output_shape=g.shape, strides=strides, implementation=name)
+    groups = g.shape[-1] // w.shape[-2]
+    call = partial(jaxdeconv.conv_transpose, output_shape=g.shape, strides=strides, groups=groups, implementation=name)
     found = jaxdeconv.explain(call, x, w)
     contractions = {
         "transpose": (call, (x, w)),

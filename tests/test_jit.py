@@ -107,7 +107,7 @@ def test_what_is_chosen_stuffs_no_zeros(layer):
     groups = 4 if w[-2] == 8 else 1
     shapes = x, w, (x[0], length, w[1] * groups)
     x, w, g = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
-    upsample = partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=stride)
+    upsample = partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=stride, groups=groups)
     chosen = {contraction: each["cpu"] for contraction, each in jaxdeconv.explain(upsample, x, w).lowerings.items()}
 
     def run(x, w, g):

@@ -35,7 +35,7 @@ for number in range(int(given["layers"])):
     shape = tuple(given[f"shape{number}"])
 
     def op(x, w, shape=shape, strides=tuple(map(int, strides))):
-        return jaxdeconv.conv_transpose(x, w, shape, strides)
+        return jaxdeconv.conv_transpose(x, w, shape, strides, groups=shape[-1] // w.shape[-2])
 
     losses = {
         "mean of squares": lambda x, w, b: jnp.mean(op(x, w) ** 2),

@@ -662,7 +662,7 @@ def test_keras_lowering_and_forward_mode():
 @pytest.mark.parametrize(
     ("framework", "message"),
     [
-        (None, 'the layers of jaxdeconv.keras need keras; install this package with its extra "keras"'),
+        (None, 'the layers of jaxdeconv.keras need keras; install it with: python -m pip install "jaxdeconv[keras]"'),
         (
             SimpleNamespace(backend=SimpleNamespace(backend=lambda: "torch")),
             "the layers of jaxdeconv.keras need Keras's JAX backend, got keras.backend.backend()='torch'; set KERAS_BACKEND=jax in",
@@ -717,7 +717,11 @@ def _eqx(x, **settings):
 ERRORS = [
     ("flax", lambda: _nnx(4, 6, 3, feature_group_count=4), ValueError, "ConvTranspose: feature_group_count must divide in_features=4 and out_features=6, got feature_group_count=4"),
     ("flax", lambda: _nnx(4, 6, (3, 3), padding="CAUSAL")(array(2, 5, 5, 4)), ValueError, "ConvTranspose: padding='CAUSAL' is for one spatial dimension, got"),
-    ("flax", lambda: _nnx(4, 6, 3, padding="REFLECT", strides=2)(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID' or pairs of integers, got padding='REFLECT'"),
+    ("flax", lambda: _nnx(4, 6, 3, padding="REFLECT", strides=2)(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CAUSAL', 'CIRCULAR', an integer or pairs of integers, got padding='REFLECT'"),
+    ("flax", lambda: _nnx(4, 6, 3, padding="CASUAL")(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CAUSAL', 'CIRCULAR', an integer or pairs of integers, got padding='CASUAL'"),
+    ("flax", lambda: _linen(padding="CASUAL", param_dtype=jnp.float64), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CAUSAL', 'CIRCULAR', an integer or pairs of integers, got padding='CASUAL'"),
+    ("flax", lambda: _nnx(4, 6, (3, 3), padding="CASUAL")(array(2, 5, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CIRCULAR', an integer or pairs of integers, got padding='CASUAL'"),
+    ("flax", lambda: _nnx(4, 6, 3, padding=[1, 2, 3])(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CAUSAL', 'CIRCULAR', an integer or a pair of integers for each of 1 spatial dimensions, got padding="),
     ("flax", lambda: _nnx(4, 6, 3, padding="CIRCULAR", output_padding=1)(array(2, 5, 4)), ValueError, "ConvTranspose: output_padding must be 0 with padding='CIRCULAR', got output_padding=1"),
     ("flax", lambda: _nnx(4, 6, 3, output_padding=-1)(array(2, 5, 4)), ValueError, "ConvTranspose: output_padding must be from 0"),
     ("flax", lambda: _nnx(4, 6, 3, strides=(2, 2))(array(2, 5, 4)), ValueError, "ConvTranspose: strides must be an int or have length 1"),
@@ -764,7 +768,12 @@ def test_a_missing_framework_is_named(module, framework, monkeypatch):
     import importlib
     import sys
 
+    message = f'jaxdeconv.{module} needs {framework}; install it with: python -m pip install "jaxdeconv[layers]"'
     monkeypatch.setitem(sys.modules, {"dm-haiku": "haiku"}.get(framework, framework), None)
     monkeypatch.delitem(sys.modules, f"jaxdeconv.{module}", raising=False)
-    with pytest.raises(ImportError, match=f'^jaxdeconv.{module} needs {framework}; install this package with its extra "layers"$'):
+    with pytest.raises(ImportError, match=re.escape(message) + "$"):
         importlib.import_module(f"jaxdeconv.{module}")
+    monkeypatch.delattr(jaxdeconv, module, raising=False)
+    with pytest.raises(AttributeError, match=re.escape(message) + "$"):
+        getattr(jaxdeconv, module)
+    assert not hasattr(jaxdeconv, module)

@@ -46,7 +46,7 @@ class Case(NamedTuple):
             "padding": padding,
             "data_format": FORMATS[ndim][not self.channels_last],
             "dilations": self.dilations,
-        }
+        } | ({"groups": self.channels[2]} if self.channels[2] > 1 else {})
 
     def shape(self, sizes, features):
         return (self.batch, *sizes, features) if self.channels_last else (self.batch, features, *sizes)

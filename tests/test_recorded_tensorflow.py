@@ -1,5 +1,6 @@
 """TensorFlow's own answers, recorded by data/record_tensorflow.py, replayed exactly: values, gradients, what it takes; a few live."""
 
+import contextlib
 import json
 import runpy
 
@@ -16,13 +17,33 @@ ACCEPTED, FORMS = (list(map(json.loads, RECORDED[name])) for name in ("accepted"
 CHUNKS = 20
 
 
+def groups_of(case):
+    arguments = case["arguments"]
+    channels = arguments["output_shape"][1 if (arguments.get("data_format") or "N").startswith("NC") else -1]
+    return channels // case["arrays"]["w"].shape[-2]
+
+
 def call(case, x, w):
-    return getattr(jaxdeconv, case["function"])(x, w, **case["arguments"])
+    """As TensorFlow is called, which has no `groups`: they follow from output_shape, and a warning says so."""
+    groups = groups_of(case)
+    warns = pytest.warns(UserWarning, match=f"makes {groups} groups, got") if groups > 1 else contextlib.nullcontext()
+    with warns:
+        return getattr(jaxdeconv, case["function"])(x, w, **case["arguments"])
 
 
 @pytest.mark.parametrize("chunk", cases.sampled(range(CHUNKS), CHUNKS))
 def test_values_and_gradients_equal_tensorflow(chunk):
     recorded.check(call, CASES[chunk::CHUNKS])
+
+
+def test_groups_by_name_equal_tensorflow():
+    grouped = [case for case in CASES if groups_of(case) > 1]
+    assert len(grouped) > 40
+
+    def named(case, x, w):
+        return getattr(jaxdeconv, case["function"])(x, w, **case["arguments"], groups=groups_of(case))
+
+    recorded.check(named, grouped[::10])
 
 
 def test_the_recorded_cases_are_of_every_kind():

@@ -86,7 +86,7 @@ def test_depthwise(spec, implementation):
     w = RNG.standard_normal((4, 1, 8))
 
     def all_three(x, w):
-        op = partial(jaxdeconv.conv1d_transpose, output_shape=(8, 32, 8), strides=2, implementation=implementation)
+        op = partial(jaxdeconv.conv1d_transpose, output_shape=None, strides=2, groups=8, implementation=implementation)
         y, vjp = jax.vjp(op, x, w)
         return y, *vjp(jnp.sin(y))
 
@@ -137,7 +137,8 @@ def idle_case(layer, seed=0):
     x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((8, 16, 32), (k, out // groups, 32), (8, 16 * s, out)))
 
     def all_three(x, w, g, implementation=None):
-        y, vjp = jax.vjp(partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=s, implementation=implementation), x, w)
+        op = partial(jaxdeconv.conv1d_transpose, output_shape=g.shape, strides=s, groups=groups, implementation=implementation)
+        y, vjp = jax.vjp(op, x, w)
         if AxisType.Explicit in jax.typeof(y).sharding.mesh.axis_types:
             g = jax.sharding.reshard(g, jax.typeof(y).sharding)
         return y, *vjp(g)
@@ -309,7 +310,7 @@ import jaxdeconv
 mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
 rng = np.random.default_rng(0)
 x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((8, 16, 32), (4, 8, 32), (8, 32, 32)))
-gradients = lambda x, w, g: jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, g.shape, 2), x, w)[1](g)
+gradients = lambda x, w, g: jax.vjp(lambda x, w: jaxdeconv.conv1d_transpose(x, w, g.shape, 2, groups=4), x, w)[1](g)
 placed = jax.device_put(x, NamedSharding(mesh, P(None, None, "a"))), *jax.device_put((w, g), NamedSharding(mesh, P()))
 for actual, right in zip(jax.jit(gradients)(*placed), gradients(x, w, g)):
     np.testing.assert_allclose(actual, right, rtol=1e-4, atol=1e-4)

@@ -51,8 +51,6 @@ def drawn(*shape):
 def layer(ndim, kernel, strides=2, crops=None, length=None, dilations=1, groups=1, channels_last=True):
     """A call, but for its implementation, and an x. Crops and length are of every dimension; without them it is SAME."""
     w = drawn(*[kernel] * ndim, OUTPUTS // groups, INPUTS)
-    if groups > 1:  # which follow from a whole shape
-        length = length or WIDTH * strides
     sizes = length and [1, *[length] * ndim, OUTPUTS]
     padding = "SAME" if crops is None else [[0, 0], *[list(crops)] * ndim, [0, 0]]
     x, data_format = drawn(1, *[WIDTH] * ndim, INPUTS), None
@@ -60,7 +58,7 @@ def layer(ndim, kernel, strides=2, crops=None, length=None, dilations=1, groups=
         x, data_format = np.moveaxis(x, -1, 1).copy(), {1: "NCW", 2: "NCHW"}[ndim]
 
     def call(x, **keywords):
-        return CALLS[ndim](x, w, sizes, strides, padding, data_format, dilations, **keywords)
+        return CALLS[ndim](x, w, sizes, strides, padding, data_format, dilations, groups=groups, **keywords)
 
     return call, x
 

@@ -148,8 +148,9 @@ def convolutions_are_chosen():
 
 
 def op_of(layer, **keywords):
-    _, _, y, strides, layout = layer
-    return lambda x, w: jaxdeconv.conv_transpose(x, w, y, strides, data_format=layout, **keywords)
+    _, (*_, outs, _), y, strides, layout = layer
+    groups = y[1 if layout == "NCHW" else -1] // outs
+    return lambda x, w: jaxdeconv.conv_transpose(x, w, y, strides, data_format=layout, groups=groups, **keywords)
 
 
 def loss_of(layer):

@@ -1,0 +1,231 @@
+"""Mistakes of newcomers, each with the hint that its message must hold, and what messages show of values."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdeconv
+from jaxdeconv import keras, lax, onnx, streaming, torch
+from jaxdeconv._canonicalize import describe
+
+IN, OUT = 16, 8
+X = {n: np.ones((2, *(10, 9, 7)[:n], IN)) for n in (1, 2, 3)}
+K = {n: (4, 5, 3)[:n] for n in (1, 2, 3)}
+LAYOUTS = {
+    "torch": ("torch's and ONNX's layout, [in, out / groups, *k]", ".torch"),
+    "lax": ("lax's and Flax's layout, [*k, in / groups, out]", ".lax"),
+    "equinox": ("Equinox's layout, [out, in / groups, *k]", ".eqx"),
+    "tf": ("TensorFlow's and Keras's layout, [*k, out / groups, in]", ""),
+}
+SAID = {
+    name: f"the shape is that of {text}: pass jaxdeconv.convert_filters({{}}, '{name}', '{{}}'), or call jaxdeconv{module}"
+    for name, (text, module) in LAYOUTS.items()
+}
+
+
+def first(x):
+    return np.moveaxis(x, -1, 1)
+
+
+def stored(layout, n):
+    """A filter as a framework stores it."""
+    return np.asarray(jaxdeconv.convert_filters(np.ones((*K[n], OUT, IN)), "tf", layout))
+
+
+def refusal(function, *arguments, **keywords):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        function(*arguments, **keywords)
+    assert re.fullmatch(r"[\w.]+: .+, got [\w.]+(\[\d\])?=.+; .+", str(caught.value), re.DOTALL)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["torch", "onnx", "lax", "flax", "equinox"])
+@pytest.mark.parametrize("generic", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_filter_of_another_layout(n, layout, generic, given):
+    function = jaxdeconv.conv_transpose if generic else getattr(jaxdeconv, f"conv{n}d_transpose")
+    shape = [2, *(2 * size for size in X[n].shape[1:-1]), OUT] if given else None
+    said = SAID[{"onnx": "torch", "flax": "lax"}.get(layout, layout)].format("filters", "tf")
+    message = refusal(function, X[n], stored(layout, n), shape, 2)
+    assert message.endswith(said) if given else said in message
+    assert f"; filters are [{', '.join(('depth', 'height', 'width')[-n:])}, out / groups, in] whatever data_format is; " in message
+
+
+def test_what_is_advised_works():
+    for source in ("torch", "lax", "equinox"):
+        filters = jaxdeconv.convert_filters(stored(source, 1), source, "tf")
+        assert jaxdeconv.conv1d_transpose(X[1], filters, None, 2).shape == (2, 20, OUT)
+
+
+def test_layouts_that_a_shape_leaves_open_are_all_named():
+    """Of one dimension, [4, 16, 8] is lax's with 4 taps and Equinox's with 8; output_shape tells them apart."""
+    message = refusal(jaxdeconv.conv1d_transpose, X[1], stored("lax", 1), None, 2)
+    assert all(SAID[each].format("filters", "tf") in message for each in ("lax", "equinox"))
+    message = refusal(jaxdeconv.conv1d_transpose, X[1], stored("lax", 1), [2, 20, OUT], 2)
+    assert SAID["equinox"].format("filters", "tf") not in message
+
+
+def test_no_layout_is_named_where_none_fits():
+    assert refusal(jaxdeconv.conv1d_transpose, X[1], np.ones((4, 8, 5)), None, 2).endswith("whatever data_format is")
+
+
+@pytest.mark.parametrize(("n", "channels_first"), [(1, "NCW"), (2, "NCHW"), (3, "NCDHW")])
+def test_channels_on_the_other_side(n, channels_first):
+    function, w = getattr(jaxdeconv, f"conv{n}d_transpose"), stored("tf", n)
+    message = refusal(function, first(X[n]), w, None, 2)
+    assert message.endswith(f"; pass data_format='{channels_first}', if the channels of input come first")
+    message = refusal(function, X[n], w, None, 2, data_format=channels_first)
+    assert message.endswith(f"; pass data_format='{channels_first.replace('C', '')}C', if the channels of input come last")
+    assert function(first(X[n]), w, None, 2, data_format=channels_first).shape[1] == OUT
+    both = refusal(function, first(X[n]), stored("torch", n), None, 2)  # all of torch
+    assert (
+        f"; pass data_format='{channels_first}', if the channels of input come first, and then the shape is that of torch's" in both
+    )
+    for wrong, other, x in (("channels_last", "channels_first", first(X[n])), ("channels_first", "channels_last", X[n])):
+        message = refusal(keras.conv_transpose, x, w, data_format=wrong)
+        assert f"; pass data_format='{other}', if the channels of inputs come" in message
+
+
+def test_filters_and_channels_in_other_conventions():
+    x, w = X[1], {name: stored(name, 1) for name in ("tf", "lax", "torch")}
+    assert SAID["torch"].format("kernel", "keras") in refusal(keras.conv_transpose, x, w["torch"])
+    assert SAID["tf"].format("weight", "torch") in refusal(torch.conv_transpose1d, first(x), w["tf"])
+    assert SAID["lax"].format("W", "onnx") in refusal(onnx.conv_transpose, first(x), w["lax"])
+    assert SAID["tf"].format("rhs", "lax") in refusal(lax.conv_transpose, x, w["tf"], (2,), "SAME")
+    assert SAID["torch"].format("rhs", "lax_transpose_kernel") in refusal(
+        lax.conv_transpose, x, w["torch"], (2,), "SAME", transpose_kernel=True
+    )
+    message = refusal(torch.conv_transpose1d, x, w["torch"])
+    assert message.endswith("; pass jax.numpy.moveaxis(input, -1, 1), if the channels of input come last")
+    assert "; pass jax.numpy.moveaxis(X, -1, 1)" in refusal(onnx.conv_transpose, x, w["torch"])
+    numbers = ("NCW", "OIW", "NCW")
+    assert refusal(lax.conv_transpose, x, w["lax"], (2,), "SAME", None, numbers).endswith("dimension_numbers and feature_group_count")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_function_of_another_rank(n):
+    for other in {1, 2, 3} - {n}:
+        message = refusal(getattr(jaxdeconv, f"conv{other}d_transpose"), X[n], stored("tf", n), None, 2)
+        assert f"; call conv{n}d_transpose, which takes rank {n + 2}, or map over more axes with jax.vmap" in message
+        message = refusal(getattr(torch, f"conv_transpose{other}d"), first(X[n]), stored("torch", n))
+        assert message.endswith(f", or call conv_transpose{n}d")
+    without_batch = refusal(getattr(jaxdeconv, f"conv{n}d_transpose"), X[n][0], stored("tf", n), None, 2)
+    assert without_batch.endswith("; add a batch dimension with input[None], or map over more with jax.vmap")
+
+
+def test_too_many_axes_of_input_alone():
+    assert "; call conv2d_transpose, which takes rank 4" in refusal(jaxdeconv.conv1d_transpose, X[2], stored("tf", 1), None, 2)
+    message = refusal(jaxdeconv.conv_transpose, X[2], stored("tf", 1), [2, 20, OUT], 2)
+    assert message.endswith("; output_shape has an entry for each axis of input, and jax.vmap maps over more")
+
+
+@pytest.mark.parametrize("padding", [1, np.int64(1), [1], (1,), [1, 1], np.array(1), np.array([1, 2])])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_padding_by_numbers(padding, n):
+    message = refusal(getattr(jaxdeconv, f"conv{n}d_transpose"), X[n], stored("tf", n), None, 2, padding)
+    assert message.endswith(f", or call jaxdeconv.torch.conv_transpose{n}d, which takes numbers, as torch does")
+
+
+@pytest.mark.parametrize("padding", [None, True, "same", [], [[0, 0], [1, 1]], 1.5])
+def test_other_paddings_are_not_taken_for_numbers(padding):
+    assert "torch" not in refusal(jaxdeconv.conv1d_transpose, X[1], stored("tf", 1), None, 2, padding)
+
+
+def test_crops_of_a_stream_without_their_name():
+    w = stored("tf", 1)
+    message = "streaming.init: arguments after strides must have their names, got unnamed=(1, 1); write crops=(1, 1), data_format="
+    with pytest.raises(TypeError, match="^" + re.escape(message)):
+        streaming.init(w, 2, 1, 1)
+    with pytest.raises(TypeError, match=re.escape("got unnamed=((1, 1),); write crops=(1, 1), data_format=")):
+        streaming.init(w, 2, (1, 1))
+    with pytest.raises(TypeError, match=re.escape("got unnamed=('NCW',); write crops=(crop_lo, crop_hi), data_format=")):
+        streaming.init(w, 2, "NCW")
+    assert streaming.init(w, 2, crops=(1, 1)).latency == 1
+
+
+def test_a_chunk_with_its_channels_first():
+    message = refusal(streaming.step, streaming.init(stored("tf", 1), 2, batch=2), first(X[1]), stored("tf", 1))
+    assert message.endswith("; if channels come first, make the state with another data_format")
+
+
+class Foreign:
+    """An array of a library that has no dtypes by name."""
+
+    shape = (2, 3)
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no numbers")
+
+
+class Variable:
+    """What holds an array of JAX, as Flax's parameters do."""
+
+    shape, dtype = (300, 2), np.dtype("float32")
+
+    def __jax_array__(self):
+        raise RuntimeError("no numbers")
+
+
+@dataclasses.dataclass
+class Pair:
+    """What holds others."""
+
+    one: object
+    other: object
+
+
+LARGE = jnp.arange(600.0).reshape(300, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (LARGE, "an array float64[300, 2]"),
+        (np.asarray(LARGE), "an array float64[300, 2]"),
+        (jnp.arange(3), "[0, 1, 2]"),
+        (Foreign(), "Foreign [2, 3]"),
+        (Variable(), "Variable float32[300, 2]"),
+        ([LARGE, 1, "a"], "[an array float64[300, 2], 1, 'a']"),
+        ((Foreign(), None), "(Foreign [2, 3], None)"),
+        ({"w": LARGE, "b": 0}, "{'w': an array float64[300, 2], 'b': 0}"),
+        (Pair(LARGE, [Foreign()]), "Pair(one=an array float64[300, 2], other=[Foreign [2, 3]])"),
+        ([1, 2.5], "[1, 2.5]"),
+        (jnp.float32, repr(jnp.float32)),
+    ],
+)
+def test_values_in_messages(value, text):
+    assert describe(value) == text
+
+
+def test_a_state_in_a_message():
+    state, y = streaming.step(streaming.init(stored("tf", 1), 2, batch=2), X[1], stored("tf", 1))
+    message = refusal(streaming.step, (state, y), X[1], stored("tf", 1))
+    assert "got state=(State(pending=an array float64[2, 2, 8], position=None, static=" in message
+
+
+def test_tensors_of_torch_in_messages():
+    framework = pytest.importorskip("torch")
+    tensor = framework.arange(24.0).reshape(2, 3, 4)
+    assert describe(tensor) == "Tensor torch.float32[2, 3, 4]"
+    assert describe(framework.nn.Parameter(tensor)) == "Parameter torch.float32[2, 3, 4]"
+    assert describe([tensor, 2]) == "[Tensor torch.float32[2, 3, 4], 2]"
+    assert "got state=Tensor torch.float32[2, 3, 4]; " in refusal(streaming.step, tensor, X[1], stored("tf", 1))
+    assert "got padding=Tensor torch.float32[2, 3, 4]; " in refusal(
+        jaxdeconv.conv1d_transpose, X[1], stored("tf", 1), None, 2, tensor
+    )
+
+
+def test_int32_through_torch_is_taken():
+    x, w = jnp.ones((1, 2, 3), jnp.int32), jnp.ones((2, 4, 2), jnp.int32)
+    assert torch.conv_transpose1d(x, w).dtype == jnp.int32
+
+
+def test_the_errors_are_the_same_under_jit():
+    message = refusal(jaxdeconv.conv1d_transpose, X[1], stored("torch", 1), None, 2)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 2))(X[1], stored("torch", 1))
