@@ -36,8 +36,8 @@ def commands():
                 yield pytest.param(code, printed, id=f"{page.name}:{code.strip()}")
 
 
-@pytest.mark.filterwarnings("default")  # the frameworks' own
 @pytest.mark.filterwarnings(r"error:.*which makes \d+ groups:UserWarning")  # ours
+@pytest.mark.filterwarnings("default")  # the frameworks' own
 @pytest.mark.parametrize(("code", "printed"), list(sections()))
 def test_blocks_run_and_print_what_is_below(code, printed, monkeypatch, capsys):
     monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "jax"))

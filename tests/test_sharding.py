@@ -275,7 +275,7 @@ def lax_filter_gradient(x, groups=1):
 
 def filter_gradient(x, groups=1):
     def op(w):
-        return jaxdeconv.conv1d_transpose(x, w, (8, 32, 8), 2, implementation="dilated")
+        return jaxdeconv.conv1d_transpose(x, w, (8, 32, 8), 2, groups=groups, implementation="dilated")
 
     return jax.grad(lambda w: jnp.sum(jnp.sin(op(w))))(W[:, : 8 // groups])
 
@@ -328,7 +328,7 @@ def test_explicit_groups_that_are_cut_in_parts():
     x, w = RNG.standard_normal((1, 16, 8)), RNG.standard_normal((1, 2, 8))
 
     def gradients(x, w):
-        return jax.grad(lambda x, w: jnp.sum(jnp.sin(jaxdeconv.conv1d_transpose(x, w, (1, 16, 8), 1))), (0, 1))(x, w)
+        return jax.grad(lambda x, w: jnp.sum(jnp.sin(jaxdeconv.conv1d_transpose(x, w, None, 1, groups=4))), (0, 1))(x, w)
 
     with jax.set_mesh(mesh(AxisType.Explicit, (8,), ("a",))):
         found = jax.jit(gradients)(jax.device_put(x, P(None, None, "a")), w)
