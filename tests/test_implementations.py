@@ -299,6 +299,27 @@ def test_patches_in_pieces(batch, channels_last, monkeypatch):
     np.testing.assert_allclose(jax.jit(mapped)(x, g), filter_grad(x, g), rtol=1e-12)
 
 
+SHORT = [  # than the window: T, C and F of stride 1
+    ("transpose", layers.Layer(2, (3,), 2, 3, (5,), (1,), (1,), ((2, 2),))),
+    ("input_grad", layers.Layer(2, (3, 4), 2, 3, (5, 3), (1, 1), (1, 1), ((3, 2), (2, 2)))),
+    ("filter_grad", layers.Layer(2, (9,), 2, 3, (4,), (1,), (1,), ((3, 3),))),
+]
+
+
+@pytest.mark.parametrize(("contraction", "layer"), SHORT, ids=lambda each: each if isinstance(each, str) else "")
+def test_operands_are_not_swapped(contraction, layer):
+    """XLA on CPU swaps those of a convolution whose window is longer than the signal, and computes it by a scalar loop then."""
+    x, w, g = layer.operands()
+    operands = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}[contraction]
+    run = partial(
+        lowering(contraction, "dilated", "cpu"), geometry=Geometry(*layer.window), precision=None, preferred_element_type=float
+    )
+    text = jax.jit(run).lower(*operands).compile().as_text()
+    assert "window={" in text
+    assert "rhs_reversal" not in text
+    np.testing.assert_allclose(run(*operands), layer.expected(x, w, g)[CONTRACTIONS.index(contraction)], rtol=1e-12, atol=1e-12)
+
+
 NARROW = [
     layers.Layer(2, (3,), 6, 12, (3,), (2,), (1,), ((1, 0),), 6),
     layers.Layer(1, (4,), 8, 4, (2,), (1,), (2,), ((0, 1),), 4, False),

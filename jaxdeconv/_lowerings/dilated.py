@@ -14,6 +14,7 @@ signal; here the window is x with its samples s apart, and nothing is stuffed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from jax import lax
 
 from jaxdeconv._filters import LAYOUTS, positions, regrouped
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import padded
+from jaxdeconv._lowerings._blocks import padded, static
 
 
 def _activation_spec(geometry: Geometry) -> tuple[int, ...]:
@@ -58,6 +59,8 @@ def _convolution(
 
     `in_order`, its arrays are brought to the order of XLA's fast convolution on CPU: batch, spatial, features; spatial, in, out. XLA
     does so itself at the top of a program alone, and computes any other order by one scalar loop in bodies of loops and branches.
+    Operands of which the first is shorter than the window it swaps, and then has no such order; so zeros are put around that one, and
+    kept from XLA, which would make them padding again.
 
     It takes a dimension that is not padded, and whose input is spread by as much as the window is long, for one of groups, and ends
     the process when it swaps the operands of the others (jaxlib 0.8 to 0.12). A zero of padding, and a sample of result less, keep
@@ -78,6 +81,11 @@ def _convolution(
             padding[dimension], added[lhs_axis] = (lo - 1, hi), (1, 0, 0)
     lhs = padded(lhs, added)
     if in_order:
+        if set(lhs_dilation) == {1} and _is_shorter(lhs, of_lhs, rhs, of_rhs):
+            widths = dict(zip(of_lhs, padding, strict=True))
+            lhs = padded(lhs, [(*widths.get(axis, (0, 0)), 0) for axis in range(lhs.ndim)])
+            lhs = lax.optimization_barrier(lhs)  # type: ignore[no-untyped-call]
+            padding = [(0, 0)] * len(padding)
         lhs, rhs = lhs.transpose(batch, *of_lhs, features), rhs.transpose(*of_rhs, inputs, outputs)
         last = lhs.ndim - 1
         numbers = lax.ConvDimensionNumbers((0, last, *range(1, last)), (last, last - 1, *range(last - 1)), (0, last, *range(1, last)))
@@ -94,6 +102,12 @@ def _convolution(
     if in_order:
         y = y.transpose([numbers.out_spec[of_y.index(axis)] for axis in range(y.ndim)])
     return lax.slice(y, dropped, y.shape) if any(dropped) else y
+
+
+def _is_shorter(lhs: jax.Array, of_lhs: Sequence[int], rhs: jax.Array, of_rhs: Sequence[int]) -> bool:
+    """Whether the left one has fewer samples, in all dimensions together; of symbolic sizes it is not known."""
+    known = static(lhs) and static(rhs)
+    return known and math.prod(lhs.shape[axis] for axis in of_lhs) < math.prod(rhs.shape[axis] for axis in of_rhs)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "tf", **keywords: Any) -> jax.Array:

@@ -64,7 +64,7 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     if n > 2 and contraction != "filter_grad" and any(d > 1 for d in geometry.dilations):
         return Work(naive=sizes.flops, moved=operands)
     if contraction == "transpose" and stuffed > 1:
-        if n > 2:  # multiplies with the stuffed zeros
+        if n > 2 or math.prod(sizes.spatial) < sizes.taps:  # multiplies with the stuffed zeros; the shorter ones it swaps first
             return Work(naive=sizes.flops * stuffed, moved=operands)
         # A product with all taps, which are then put into their places.
         moved = operands + TRANSPOSED * sizes.w
