@@ -2,42 +2,49 @@
 
 A TPU multiplies tiles of 128 x 128 of the filter with registers of 8 x 128 of activations, and holds arrays in such tiles, of eight
 rows of 128 lanes. So operations are counted on rounded sizes, and what XLA pads, or brings into another order on the way, as elements
-rearranged. Only "dilated" and "matmul" are chosen here; the amounts of others are those of CPU.
+rearranged. Layers were asked about alone, and between two ordinary convolutions of a network; the amounts are for the mean of both.
+Only "dilated" and "matmul" are chosen here; the amounts of others are those of CPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 
 from jaxdeconv._lowerings import Lowering, dilated, general
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work
 from jaxdeconv._platforms import cpu
 
-RATES = Rates(  # in a cycle of a v5e, fitted to what its compiler estimates: `python -m benchmarks.estimates`
-    product=350e3,
-    convolution=350e3,
+RATES = Rates(  # in a cycle of a v5e, fitted to estimates of random layers: `python -m benchmarks.estimates --random N`
+    product=131072,
+    convolution=131072,
     looped=1e3,
     naive=1e3,
     moved=800,
-    rearranged=37,
-    steps=1 / 1100,
+    rearranged=36,
+    steps=1 / 800,
 )
 
 LANES = 128
 SUBLANES = 8
-FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes
-# How often the elements of y are rearranged by "dilated" where the batch does not fill the sublanes.
-SMALL_BATCH: Mapping[Contraction, int] = MappingProxyType({"transpose": 28, "input_grad": 3, "filter_grad": 2})
-INTERLEAVED = 8  # the same by "matmul" for the phases of the last of several dimensions
-DEPTHWISE = 16  # and for products that are no matrix product, of 16-bit floats, which are converted for it
+FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes, or taps
+LONG = 1024  # inputs from which XLA makes parts of the signal items of the batch, if that does not fill the sublanes
+VOLUME = 4  # times as much is a filter gradient of three dimensions with a stride, where the batch does not fill the sublanes
+INPUTS = 1.5  # times that an input is rearranged; an output is once,
+PRODUCTS = 0.55  # and a product or patch,
+OVERLAPPED = 0.4  # and more of it in several dimensions
+DEPTHWISE = 16  # times, and for products that are no matrix product, of 16-bit floats, which are converted for it
+STARTED = 2  # programs that a product is more than a convolution
+SURELY = 1.3  # times as fast must be what is no convolution, which XLA keeps in one order through a network
 
 
-def _tiled(size: int, tile: int) -> int:
-    """Rounded up to whole tiles."""
-    return -(-size // tile) * tile
+def _tiles(channels: int) -> int:
+    return -(-channels // LANES)
+
+
+def _held(channels: int) -> int:
+    """Channels as they are stored."""
+    return LANES * _tiles(channels) if channels >= FEW_CHANNELS else FEW_CHANNELS
 
 
 def _registers(sizes: Sizes) -> float:
@@ -45,39 +52,49 @@ def _registers(sizes: Sizes) -> float:
     return max(sizes.itemsize, 2) / 2
 
 
+def _edges(sizes: Sizes) -> tuple[float, float]:
+    """Elements of x and y as they are stored."""
+    x = sizes.batch * math.prod(sizes.spatial) * _held(sizes.in_channels)
+    return x * _registers(sizes), sizes.batch * math.prod(sizes.lengths) * _held(sizes.out_channels) * _registers(sizes)
+
+
 def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
-    """A convolution; of those with groups only the depthwise ones are computed together."""
+    """A convolution, which multiplies the stuffed zeros of T too; only depthwise groups are computed together."""
     geometry, inputs = sizes.geometry, math.prod(sizes.spatial)
     groups = 1 if sizes.depthwise else geometry.groups
-    out = LANES if sizes.depthwise else _tiled(sizes.out_channels // groups, LANES)
-    tiles = sizes.taps * _tiled(sizes.in_channels // groups, LANES) * out * groups
-    if contraction == "filter_grad":
-        rows = _tiled(sizes.batch * inputs, SUBLANES)
-    else:  # the batch fills the sublanes, and part of the dimensions do where there are several
-        shared = 2 if geometry.ndim > 1 and sizes.batch < SUBLANES else 1
-        rows = inputs * _tiled(sizes.batch, SUBLANES) // shared
-    rearranged = SMALL_BATCH[contraction] * sizes.y if sizes.batch < SUBLANES else 0
-    return Work(convolution=2 * tiles * rows, moved=sizes.x + sizes.y + sizes.w, rearranged=rearranged)
+    features, columns = (1 if sizes.depthwise else sizes.in_channels // groups), sizes.out_channels // groups
+    if contraction == "input_grad":
+        features, columns = columns, features
+    few = contraction == "transpose" and features < FEW_CHANNELS  # then several taps are one tile
+    tiles = (min(sizes.taps, 2 * _tiles(sizes.taps * features)) if few else sizes.taps * _tiles(features)) * _tiles(columns) * groups
+    rows = sizes.batch * inputs
+    if contraction != "filter_grad":
+        positions = math.prod(sizes.lengths) if contraction == "transpose" else inputs
+        filled = sizes.batch >= SUBLANES or inputs >= LONG
+        rows = positions * (sizes.batch if filled else SUBLANES // 2)
+    if contraction == "filter_grad" and geometry.ndim > 2 and sizes.batch < SUBLANES and max(geometry.strides) > 1:
+        rows *= VOLUME
+    x, y = _edges(sizes)
+    operations = 2 * LANES * LANES * tiles * rows
+    return Work(convolution=operations, moved=sizes.x + sizes.y + sizes.w, rearranged=INPUTS * x + y)
 
 
 def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
     """A matrix product, and a pass over its products, or patches, for each term that is summed or joined."""
-    geometry = sizes.geometry
+    geometry, inputs = sizes.geometry, sizes.batch * math.prod(sizes.spatial)
     groups, pieces = geometry.groups, terms(geometry)
-    columns = _tiled(sizes.taps * (sizes.out_channels // groups), LANES)
-    tiles = _tiled(sizes.in_channels // groups, LANES) * columns * groups
-    rows = _tiled(sizes.batch * math.prod(sizes.spatial), SUBLANES)
-    padded = _tiled(sizes.out_channels, LANES) / sizes.out_channels if sizes.out_channels >= FEW_CHANNELS else 1
-    several = geometry.ndim > 1
-    passes = 1 + (padded if several and pieces > 1 else 0) + (DEPTHWISE if sizes.depthwise and sizes.itemsize < 4 else 0)
-    interleaved = INTERLEAVED * padded * sizes.y if several and contraction == "transpose" else 0
-    return Work(
-        product=2 * tiles * rows,
+    tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * (sizes.out_channels // groups)) * groups
+    rows = SUBLANES * -(-inputs // SUBLANES)
+    products = inputs * sizes.taps * _held(sizes.out_channels) * _registers(sizes)
+    passes = PRODUCTS + (OVERLAPPED if geometry.ndim > 1 else 0) + (DEPTHWISE if sizes.depthwise and sizes.itemsize < 4 else 0)
+    x, y = _edges(sizes)
+    found = Work(
+        product=2 * LANES * LANES * tiles * rows,
         moved=sizes.x + sizes.y + sizes.w,
-        rearranged=(passes * sizes.products + interleaved) * _registers(sizes),
-        steps=pieces - 1,
-        temporary=sizes.products,
+        rearranged=INPUTS * x + passes * products + (y if contraction == "transpose" else 0),
+        steps=pieces - 1 + STARTED,
     )
+    return Work(*(SURELY * amount for amount in found))._replace(temporary=sizes.products)
 
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
