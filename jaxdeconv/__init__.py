@@ -12,7 +12,7 @@ from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
 from jaxdeconv._accelerate import Acceleration, accelerate
 from jaxdeconv._canonicalize import defaults
 from jaxdeconv._convert import convert_filters, fold_batch_norm, fold_weight_norm, unfold_weight_norm
-from jaxdeconv._explain import Explanation, explain
+from jaxdeconv._explain import Explanation, Explanations, explain
 from jaxdeconv._filters import FilterLayout
 from jaxdeconv._lowerings import Implementation
 from jaxdeconv._tune import load_tuning, tune
@@ -43,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Acceleration",
     "Explanation",
+    "Explanations",
     "FilterLayout",
     "Implementation",
     "Tuning",

@@ -44,6 +44,23 @@ class Acceleration:
 _accelerated: WeakSet[Any] = WeakSet()
 
 
+def is_accelerated(function: Any) -> bool:
+    """Whether `accelerate` made it."""
+    return isinstance(function, FunctionType) and function in _accelerated  # other callables may have no hash
+
+
+def _editor(forward_mode: bool | None, rows: list[Row] | None = None) -> Editor:
+    held = canonicalize.how("accelerate", None, forward_mode)
+    return Editor(How(held.implementation, bool(held.forward_mode), held.tuning), rows)
+
+
+def rows_of(program: Any, forward_mode: bool | None = None) -> tuple[Row, ...]:
+    """What is replaced in a program of JAX, and what is looked at and left."""
+    rows: list[Row] = []
+    _editor(forward_mode, rows).program(program)
+    return tuple(rows)
+
+
 @overload
 def accelerate(function: F, *, forward_mode: bool | None = None) -> F: ...
 @overload
@@ -104,16 +121,12 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
             TypeError, name, "function must be callable", "function", function, "pass a function of jax arrays, as jax.jit takes"
         )
     canonicalize.how(name, None, forward_mode)
-    if isinstance(function, FunctionType) and function in _accelerated:  # other callables may have no hash
+    if is_accelerated(function):
         return function
-
-    def editor(rows: list[Row] | None = None) -> Editor:
-        held = canonicalize.how(name, None, forward_mode)
-        return Editor(How(held.implementation, bool(held.forward_mode), held.tuning), rows)
 
     @functools.wraps(function)
     def accelerated(*arguments: Any, **keywords: Any) -> Any:
-        editing = editor()
+        editing = _editor(forward_mode)
         try:
             return editing.evaluated(function, *arguments, **keywords)
         except (TypeError, NotImplementedError) as refusal:
@@ -122,10 +135,8 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
 
     def explain(*arguments: Any, **keywords: Any) -> Acceleration:
         """Traces a call without computing it, and says what was found; arrays may be `jax.ShapeDtypeStruct`s."""
-        rows: list[Row] = []
         program, _, _ = _jaxprs.traced(function, *arguments, **keywords)
-        editor(rows).program(program)
-        return Acceleration(tuple(rows))
+        return Acceleration(rows_of(program, forward_mode))
 
     accelerated.explain = explain  # type: ignore[attr-defined]
     _accelerated.add(accelerated)

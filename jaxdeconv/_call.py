@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import source_info_util
 
 from jaxdeconv._contractions import OPERANDS, Options, accumulated, choices_of, form_of, sizes_of, tf_shape
 from jaxdeconv._derivatives import bilinear, contraction
@@ -73,8 +74,8 @@ class Call(NamedTuple):
         return choices_of(contraction, self.sizes, self.options, self.dtype)
 
 
-calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
-"""Where explain() has set a list, every call is added to it."""
+calls: ContextVar[list[tuple[Call, str]] | None] = ContextVar("calls", default=None)
+"""Where explain() has set a list, every call is added to it, and the names of the scopes that it is in."""
 
 
 def check_able(call: Call) -> None:
@@ -103,7 +104,7 @@ def conv_transpose(
         call = Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options)
         check_able(call)
         if recorded is not None:
-            recorded.append(call)
+            recorded.append((call, str(source_info_util.current_name_stack())))
     return _run("y", x, w, bias, geometry, options, layout)
 
 

@@ -125,13 +125,14 @@ def accumulated(dtype: Any) -> np.dtype[Any]:
 
 
 def sizes_of(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, inside: Interior | None, dtype: Any) -> Sizes:
-    """For estimates, of the interior if there is one: a symbolic dimension (`jax.export`) counts as a typical size."""
-    shape = [size if isinstance(size, int) else _TYPICAL for size in x_shape]
+    """For estimates, of the interior if there is one: a symbolic dimension (`jax.export`) counts as a typical size, and none as 1."""
+    shape = [max(1, size) if isinstance(size, int) else _TYPICAL for size in x_shape]
     spatial = tuple(shape[axis] for axis in geometry.spatial_axes)
     if inside is not None:
         geometry = inside.geometry
         spatial = tuple(max(1, size - lo - hi) for size, (lo, hi) in zip(spatial, inside.inputs, strict=True))
-    return Sizes(geometry, shape[0], spatial, shape[geometry.channel_axis], w_shape[-2] * geometry.groups, np.dtype(dtype).itemsize)
+    channels = shape[geometry.channel_axis], max(1, w_shape[-2]) * geometry.groups
+    return Sizes(geometry, shape[0], spatial, *channels, np.dtype(dtype).itemsize)
 
 
 def device() -> tuple[Platform, str]:

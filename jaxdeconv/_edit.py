@@ -19,7 +19,7 @@ from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 from jax.extend.core.primitives import conv_general_dilated_p
 
 from jaxdeconv import _jaxprs
-from jaxdeconv._call import OWN
+from jaxdeconv._call import OWN, Call
 from jaxdeconv._contractions import Options
 from jaxdeconv._convolutions import Convolution, UnrecognizedError, as_floats, convolve, prepared, recognized
 from jaxdeconv._lowerings import Contraction, Name, Platform
@@ -56,7 +56,7 @@ class Row:
 
     name_stack and source say where it is in the program that was traced. contraction is what it is, None if it is none, or not known
     to be one; shapes are those of lhs, rhs and result, window is lax's arguments. lowerings is what computes it on each platform
-    afterwards, empty where it was left to lax, and reason then says why.
+    afterwards, empty where it was left to lax, and reason then says why. call is how it is computed, None where it was left.
     """
 
     name_stack: str
@@ -69,6 +69,7 @@ class Row:
     window: Mapping[str, Any]
     lowerings: Mapping[Platform, Name]
     reason: str | None
+    call: Call | None = dataclasses.field(repr=False)
 
     @classmethod
     def of(
@@ -78,7 +79,7 @@ class Row:
         lhs: tuple[Any, ...],
         result: tuple[Any, ...],
         parameters: Mapping[str, Any],
-        lowerings: Mapping[Platform, Name],
+        call: Call | None,
         reason: str | None,
     ) -> Row:
         names = ["window_strides", "lhs_dilation", "rhs_dilation", "padding"]
@@ -93,8 +94,9 @@ class Row:
             rhs.shape,
             result,
             {name: parameters[name] for name in names},
-            lowerings,
+            {} if known is None or call is None else call.choices(known.contraction),
             reason,
+            call,
         )
 
     def __str__(self) -> str:
@@ -248,7 +250,7 @@ class _Equations:
         result = list(out.shape)
         for axis, edge in after.edges.items() if after else ():
             result[axis] = edge.size
-        known = work = reason = None
+        known = call = work = reason = None
         with convolution.ctx.manager, jax.disable_jit(False):  # one equation is wanted, a call
             try:
                 known = recognized(lhs_shape, rhs.shape, result, parameters)
@@ -261,8 +263,8 @@ class _Equations:
                 reason = str(why)
         stretched = {*parameters["window_strides"], *parameters["lhs_dilation"]} != {1}
         if self.editor.rows is not None and (work is not None or stretched):
-            lowerings = call.choices(known.contraction) if known is not None and reason is None else {}
-            self.rows[place.outvars[0]] = Row.of(convolution, known, lhs_shape, tuple(result), parameters, lowerings, reason)
+            call = call if reason is None else None
+            self.rows[place.outvars[0]] = Row.of(convolution, known, lhs_shape, tuple(result), parameters, call, reason)
         if reason is not None:
             return place
         return new.replace(invars=list(operands), outvars=place.outvars, source_info=convolution.source_info)

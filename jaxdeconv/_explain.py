@@ -1,23 +1,59 @@
-"""explain: what a call would compute, and how every other convention would write it. Nothing runs."""
+"""explain: what a call would compute and what takes its time, and how every other convention would write it. Nothing runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from jaxdeconv import _jaxprs
+from jaxdeconv._accelerate import is_accelerated, rows_of
 from jaxdeconv._call import Call, calls
-from jaxdeconv._canonicalize import error
+from jaxdeconv._canonicalize import error, traced_anew
+from jaxdeconv._edit import Row
 from jaxdeconv._geometry import effective_kernel, full_size
 from jaxdeconv._lowerings import Contraction, Name, Platform
-from jaxdeconv._select import largest_temporary
+from jaxdeconv._lowerings._interior import interior
+from jaxdeconv._select import Terms, able, estimate, estimated, largest_temporary
+from jaxdeconv._tuning import aligned, milliseconds
 
 _CONTRACTIONS: tuple[Contraction, ...] = get_args(Contraction)
-_PLATFORMS: tuple[Platform, ...] = get_args(Platform)
-_LETTERS = {"transpose": "T", "input_grad": "C", "filter_grad": "F"}
+LETTERS: Mapping[Contraction, str] = {"transpose": "T", "input_grad": "C", "filter_grad": "F"}
+_SPELT = {"transpose": "T, the output", "input_grad": "C, the input gradient", "filter_grad": "F, the filter gradient"}
+_TERMS = {  # what takes the time, by the name of the term of an estimate
+    "product": "matrix products",
+    "convolution": "convolutions",
+    "looped": "elementwise loops",
+    "naive": "scalar loops",
+    "moved": "reading and writing",
+    "rearranged": "rearranging",
+    "gathered": "packing patches",
+    "jumps": "packing patches",
+    "steps": "starting programs",
+    "fresh": "new memory",
+}
+_COMPUTED = {"product", "convolution", "looped", "naive"}
+_UNITS = "cpu: as on the two cores that its rates are fitted to; gpu: never measured; tpu: its compiler's estimates for one v5e"
+_NARROWER = {"float64": "float32", "complex128": "complex64"}
+_ALIKE = 1.5  # times as long: what takes no more is no more to blame than the others
+_SAID = 1.2  # times as fast: what is estimated to gain less is no advice
+_NEAR = 1.1  # times as long: lowerings whose estimates are so near may be the other way round
+_MORE = 8  # times the batch
+
+
+def _time(estimate: float, platform: Platform) -> str:
+    return f"{estimate:,.0f} cycles" if platform == "tpu" else f"{milliseconds(estimate)} ms"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ")
 
 
 class _Dimension(NamedTuple):
@@ -53,11 +89,17 @@ class Explanation:
     """One transposed convolution, as plain fields. `str()` of it is for reading.
 
     Spatial fields have one entry per dimension; sizes of temporaries are in bytes; T, C and F are "transpose", "input_grad" and
-    "filter_grad". flops counts what is useful, each product inside of the window once and two per product (eight if complex), and is
-    the same for all three. largest_temporary is what the lowering's own program holds besides its operands and result; what a
-    backend's convolution allocates inside is not known before it is compiled. mesh_axes is over how many axes of a mesh the operands
-    may be cut, 2 for two or more: what XLA's partitioner gets wrong there is not chosen. conventions has, for each of "tf", "torch",
-    "onnx", "lax" and "keras", the arguments that place the same window there, or a sentence why there are none.
+    "filter_grad", that is the output, the input gradient and the filter gradient. flops counts what is useful, each product inside of
+    the window once and two per product (eight if complex), and is the same for all three. largest_temporary is what the lowering's
+    own program holds besides its operands and result; what a backend's convolution allocates inside is known when it is compiled.
+    mesh_axes is over how many axes of a mesh the operands may be cut, 2 for two or more: what XLA's partitioner gets wrong there is
+    not chosen. conventions has, for each of "tf", "torch", "onnx", "lax" and "keras", the arguments that place the same window there,
+    or a sentence why there are none.
+
+    estimates is how long each would take alone: on CPU in seconds, as on the two cores that its rates are fitted to; on GPU in
+    seconds, and never measured; on TPU in cycles, as its compiler estimates for one v5e. bounds is what takes the most of each: the
+    name of a rate, as "product" for matrix products. verdict is a sentence: what takes the time on CPU, and what is estimated to take
+    less.
     """
 
     function: str
@@ -74,6 +116,9 @@ class Explanation:
     mesh_axes: int
     largest_temporary: Mapping[Contraction, Mapping[Platform, int]]
     lowerings: Mapping[Contraction, Mapping[Platform, Name]]
+    estimates: Mapping[Contraction, Mapping[Platform, float]]
+    bounds: Mapping[Contraction, Mapping[Platform, str]]
+    verdict: str
     conventions: Mapping[str, dict[str, Any] | str]
 
     def __str__(self) -> str:
@@ -86,12 +131,20 @@ class Explanation:
         ]
         if self.mesh_axes:
             lines.append(f"  may be cut over     {'one axis' if self.mesh_axes == 1 else 'several axes'} of a mesh")
-        for contraction in _CONTRACTIONS:
-            temporaries = self.largest_temporary[contraction]
-            chosen = ", ".join(
-                f"{platform} {name} ({temporaries[platform]:,} bytes)" for platform, name in self.lowerings[contraction].items()
+        rows = [
+            (
+                _SPELT[contraction] if platform == "cpu" else "",
+                platform,
+                name,
+                _time(self.estimates[contraction][platform], platform),
+                _TERMS[self.bounds[contraction][platform]],
+                f"{self.largest_temporary[contraction][platform]:,}",
             )
-            lines.append(f"  {f'{_LETTERS[contraction]} = {contraction}':18}  {chosen}")
+            for contraction, chosen in self.lowerings.items()
+            for platform, name in chosen.items()
+        ]
+        lines += aligned([("", "", "lowering", "estimate", "most of it", "temporary bytes"), *rows], "<<<><>")
+        lines += [f"  {_UNITS}", *_wrapped(self.verdict)]
         lines.append("  the same window elsewhere")
         for name, arguments in self.conventions.items():
             text = arguments if isinstance(arguments, str) else ", ".join(f"{key}={value!r}" for key, value in arguments.items())
@@ -99,21 +152,99 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(function: Callable[..., jax.Array], *arguments: Any, **keywords: Any) -> Explanation:
-    """Says what a call of one of this package's functions would compute, without computing it.
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer that was found in a function, or several alike.
+
+    computed is how often the function computes each contraction of it, as far as it shows: of this package's own calls the output.
+    own is whether it is a call of this package; otherwise it is a convolution of lax, as the frameworks' own layers make them, and
+    the explanation is that of what `accelerate` makes of it. names are those of the scopes around it, and source is the line of
+    code, which is known of lax's.
+    """
+
+    explanation: Explanation
+    computed: Mapping[Contraction, int]
+    own: bool
+    names: str
+    source: str
+
+    @property
+    def count(self) -> int:
+        return max(self.computed.values())
+
+    @property
+    def seconds(self) -> float:
+        """What T, C and F of all of them are estimated to take on CPU."""
+        return self.count * sum(each["cpu"] for each in self.explanation.estimates.values())
+
+    def __str__(self) -> str:
+        each = self.explanation
+        shapes, what = [each.input_shape, each.output_shape], ""
+        if "transpose" not in self.computed or next(iter(self.computed)) == "input_grad":  # T is the gradient, if it is anything
+            shapes, what = shapes[::-1], "convolution, whose output is C: "
+        kernel, stride = ("x".join(map(str, sizes)) for sizes in (each.filter_shape[:-2], each.strides))
+        text = f"{what}{each.dtype}{list(shapes[0])} -> {list(shapes[1])}, kernel {kernel}, stride {stride}"
+        text += f", dilation {'x'.join(map(str, each.dilations))}" * (set(each.dilations) > {1})
+        return text + f", {each.groups} groups" * (each.groups > 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanations:
+    """The layers of a function. `str()` of it is for reading.
+
+    rows has each once, in the order of the program: its `explanation`, which is an `Explanation`; `computed`, how often the function
+    computes T, C and F of it; `own`, whether it is a call of this package or a convolution of lax, as Flax's and Equinox's own layers
+    make them; `names` of the scopes that it is in, and `source`, its line. left are the convolutions that are spread or strided and
+    that `accelerate` leaves to lax, as its own `explain` shows them. verdict is what takes the most of the time on CPU, and what can
+    be done about it.
+    """
+
+    rows: tuple[Layer, ...]
+    left: tuple[Row, ...]
+    verdict: str
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.rows)} layer{'s' * (len(self.rows) > 1)}, and the time that each is estimated to take on CPU:",
+            "T, the output, C, the input gradient, and F, the filter gradient, of a transposed convolution",
+        ]
+        for number, row in enumerate(self.rows, 1):
+            each = row.explanation
+            times = [
+                f"{letter} {milliseconds(each.estimates[contraction]['cpu'])} ms by {each.lowerings[contraction]['cpu']}"
+                for contraction, letter in LETTERS.items()
+            ]
+            computed = [
+                letter + f" {count} times" * (count > 1) for c, letter in LETTERS.items() if (count := row.computed.get(c, 0)) > 0
+            ]
+            where = f", in {row.names or row.source}" * bool(row.names or row.source)
+            lines += [f"{number:3}. {row}", f"     {', '.join(times)}"]
+            lines += [f"     {each.function if row.own else 'lax'} computes {', '.join(computed)}{where}"]
+        lines += [f"left to lax: {each}" for each in self.left]
+        return "\n".join([*lines, *_wrapped(self.verdict)])
+
+
+def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Explanation | Explanations:
+    """Says what a call would compute and what takes its time, without computing it.
+
+    The function is traced, not run. Of one call of this package it says everything: the window, the lowering of each of T, C and F
+    on each platform, how long each is estimated to take and what takes the most of that, what could be faster, and how every other
+    convention writes the same window. Of any other function, as a model or a training step, it lists the layers: calls of this
+    package, and what `accelerate` finds, which are transposed and strided convolutions of lax and gradients of convolutions, whoever
+    made them; Flax's and Equinox's own layers are.
 
     Args:
-        function: any transposed convolution of this package, of any convention, or a function that calls one of them once.
-        *arguments: its arguments. Arrays may be `jax.ShapeDtypeStruct`s.
+        function: any transposed convolution of this package, of any convention, or any function or model that JAX can trace.
+        *arguments: its arguments, pytrees. Arrays may be `jax.ShapeDtypeStruct`s.
         **keywords: its keyword arguments, likewise.
 
     Returns:
-        An `Explanation`: shapes, crops, groups, FLOPs, temporaries, the lowering of each contraction on each platform, and the
-        arguments that would place the same window in every other convention.
+        An `Explanation` where one transposed convolution of this package is all there is; otherwise `Explanations`, with a row for
+        each layer. `print` either.
 
     Raises:
-        ValueError: where the call would, and where it makes no transposed convolution or more than one.
-        TypeError: where the call would.
+        ValueError: where the call would, and where there is no such convolution.
+        TypeError: where the call would, or function is not callable.
 
     Gradients:
         None; nothing is computed.
@@ -123,41 +254,79 @@ def explain(function: Callable[..., jax.Array], *arguments: Any, **keywords: Any
         >>> import jaxdeconv
         >>> x, w = jax.ShapeDtypeStruct((1, 80, 512), "float32"), jax.ShapeDtypeStruct((16, 256, 512), "float32")
         >>> print(jaxdeconv.explain(jaxdeconv.conv1d_transpose, x, w, [1, 640, 256], strides=8))
-        conv1d_transpose: float32[1, 80, 512] -> [1, 640, 256]
-          filter (tf layout)  [16, 256, 512], 1 group
-          strides, dilations  (8,), (1,)
-          crops (low, high)   (4, 4)
-          useful FLOPs        333,447,168 in each of T, C and F
-          T = transpose       cpu matmul (1,310,720 bytes), gpu dilated (0 bytes), tpu matmul (1,310,720 bytes)
-          C = input_grad      cpu matmul (1,310,720 bytes), gpu dilated (0 bytes), tpu matmul (1,310,720 bytes)
-          F = filter_grad     cpu matmul (1,310,720 bytes), gpu dilated (0 bytes), tpu dilated (0 bytes)
-          the same window elsewhere
-            tf     padding='SAME', output_shape=[1, 640, 256]
-            torch  padding=(4,), output_padding=(0,)
-            onnx   pads=[4, 4], output_padding=[0]
-            lax    padding=[(11, 11)]
-            keras  padding='same', output_padding=None
+        TODO
+        >>> def decode(w, x):  # another package's layer
+        ...     return jax.lax.conv_transpose(x, w, (8,), "SAME")
+        >>> w = jax.ShapeDtypeStruct((16, 512, 256), "float32")
+        >>> found = jaxdeconv.explain(decode, w, x)
+        >>> [(row.own, row.explanation.output_shape) for row in found.rows]
+        [(False, (1, 640, 256))]
     """
-    abstract = {key: value for key, value in enumerate(arguments) if isinstance(value, jax.ShapeDtypeStruct)}
-    named = {key: value for key, value in keywords.items() if isinstance(value, jax.ShapeDtypeStruct)}
+    if not callable(function):
+        advice = "pass a function of this package, or one that calls them, and its arguments"
+        raise error(TypeError, "explain", "function must be callable", "function", function, advice)
+    accelerated = is_accelerated(function)
+    original = function.__wrapped__ if accelerated else function  # type: ignore[attr-defined]
+    leaves, structure = jax.tree.flatten((arguments, keywords))
+    abstract = {place: leaf for place, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)}
 
-    def call(abstract: dict[int, Any], named: dict[str, Any]) -> jax.Array:
-        return function(*(abstract.get(index, value) for index, value in enumerate(arguments)), **keywords | named)
+    def call(abstract: dict[int, Any]) -> Any:
+        positional, named = jax.tree.unflatten(structure, [abstract.get(place, leaf) for place, leaf in enumerate(leaves)])
+        return original(*positional, **named)
 
-    recorded: list[Call] = []
+    recorded: list[tuple[Call, str]] = []
     token = calls.set(recorded)
     try:
-        jax.eval_shape(call, abstract, named)
+        with traced_anew(object()):  # what was jitted before, too
+            program, _, _ = _jaxprs.traced(call, abstract)
     finally:
         calls.reset(token)
-    if len(recorded) != 1:
-        rule = "function must make exactly one transposed convolution of this package"
-        advice = f"it made {len(recorded)}; a function already traced by jax.jit makes none, one of accelerate has its own explain"
-        raise error(ValueError, "explain", rule, "function", function, advice)
-    return _explanation(recorded[0])
+    rows = rows_of(program)
+    if len(recorded) == 1 and not rows:
+        return _explanation(recorded[0][0])
+    layers = _layers(recorded, rows)
+    if not layers:
+        rule = "function must compute a transposed or strided convolution, of this package or of lax"
+        raise error(ValueError, "explain", rule, "function", function, "pass one that does, and its arguments")
+    return Explanations(layers, tuple(row for row in rows if row.call is None), _verdict_on(layers, accelerated))
 
 
-def _explanation(call: Call) -> Explanation:
+def _layers(recorded: Iterable[tuple[Call, str]], rows: Iterable[Row]) -> tuple[Layer, ...]:
+    """Contractions of the same three arrays are one layer."""
+    seen: dict[Any, tuple[dict[Contraction, Call], dict[Contraction, int], tuple[bool, str, str]]] = {}
+
+    def add(call: Call, contraction: Contraction, own: bool, names: str, source: str) -> None:
+        window = replace(call.geometry, channels_last=True), call.options.implementation
+        key = call.input_shape, call.filter_shape, call.output_shape, call.dtype, window, own, own and names
+        by, computed, _ = seen.setdefault(key, ({}, {}, (own, names, source)))
+        by.setdefault(contraction, call)
+        computed[contraction] = computed.get(contraction, 0) + 1
+
+    for call, names in recorded:
+        add(call, "transpose", True, names, "")
+    for row in rows:
+        if row.call is not None and row.contraction is not None:
+            add(row.call, row.contraction, False, row.name_stack, row.source)
+    return tuple(Layer(_explanation(next(iter(by.values())), by), computed, *rest) for by, computed, rest in seen.values())
+
+
+def _verdict_on(layers: tuple[Layer, ...], accelerated: bool) -> str:
+    """What takes the time of a function, whose layers that is, and the verdict on the slowest."""
+    whole, count, others = sum(layer.seconds for layer in layers), len(layers), sum(not layer.own for layer in layers)
+    number, slowest = max(enumerate(layers, 1), key=lambda each: each[1].seconds)
+    text = (
+        f"On CPU T, C and F of {f'all {count} layers' if count > 1 else 'the layer'} are estimated to take {milliseconds(whole)} ms"
+    )
+    text += f", {slowest.seconds / whole:.0%} of it layer {number}." if count > 1 else "."
+    if others:
+        whose = "All are" if others == count else f"{others} of them {'are' if others > 1 else 'is'}"
+        how = "accelerate" if accelerated else "jaxdeconv.accelerate(function)"
+        text += f" {whose if count > 1 else 'It is'} of lax, and {how} computes {'them' if others > 1 else 'it'} in that time."
+    return f"{text} Layer {number}: {slowest.explanation.verdict}"
+
+
+def _explanation(call: Call, by: Mapping[Contraction, Call] | None = None) -> Explanation:
+    """Of a call, and of what computes each contraction where that is another one."""
     geometry, dtype = call.geometry, call.dtype
     dimensions = tuple(
         _Dimension(call.input_shape[axis], call.output_shape[axis], k, s, d, lo, hi)
@@ -167,7 +336,11 @@ def _explanation(call: Call) -> Explanation:
     )
     filter_shape = call.filter_shape
     products = call.input_shape[0] * math.prod(each.products for each in dimensions) * math.prod(filter_shape[-2:])
-    lowerings = {contraction: call.choices(contraction) for contraction in _CONTRACTIONS}
+    lowerings = {contraction: (by or {}).get(contraction, call).choices(contraction) for contraction in _CONTRACTIONS}
+    terms = {
+        contraction: {platform: estimated(name, contraction, call.sizes, platform) for platform, name in chosen.items()}
+        for contraction, chosen in lowerings.items()
+    }
     temporaries = {
         contraction: {platform: largest_temporary(name, contraction, call.sizes, platform) for platform, name in chosen.items()}
         for contraction, chosen in lowerings.items()
@@ -187,6 +360,9 @@ def _explanation(call: Call) -> Explanation:
         mesh_axes=call.options.axes,
         largest_temporary=temporaries,
         lowerings=lowerings,
+        estimates={c: {platform: sum(each) for platform, each in by_platform.items()} for c, by_platform in terms.items()},
+        bounds={c: {platform: each.bound for platform, each in by_platform.items()} for c, by_platform in terms.items()},
+        verdict=_verdict(call, {contraction: each["cpu"] for contraction, each in terms.items()}),
         conventions={
             "tf": _tf(dimensions, call),
             "torch": _torch(dimensions),
@@ -195,6 +371,80 @@ def _explanation(call: Call) -> Explanation:
             "keras": _keras(dimensions, geometry.groups),
         },
     )
+
+
+def _given(call: Call) -> tuple[Contraction, ...]:
+    """Integers have no gradients."""
+    return _CONTRACTIONS if jnp.issubdtype(call.dtype, jnp.inexact) else ("transpose",)
+
+
+def _seconds(call: Call) -> float:
+    """What T, C and F together are estimated to take on CPU."""
+    return sum(estimate(call.choices(contraction)["cpu"], contraction, call.sizes, "cpu") for contraction in _given(call))
+
+
+def _verdict(call: Call, terms: Mapping[Contraction, Terms]) -> str:
+    """What takes the time on CPU, and what would take less by the same estimate."""
+    if 0 in (*call.input_shape, *call.filter_shape, *call.output_shape) or interior(call.geometry, call.input_shape) is None:
+        return "Nothing is computed, since an array is empty or no input reaches an output."
+    given = {contraction: sum(terms[contraction]) for contraction in _given(call)}
+    whole = sum(given.values())
+    slowest = max(given, key=lambda contraction: given[contraction])
+    if given[slowest] > _ALIKE * min(given.values()) or len(given) == 1:
+        most, taken = terms[slowest], f"{LETTERS[slowest]} takes {milliseconds(given[slowest])} ms"
+        taken += f", {given[slowest] / whole:.0%} of T, C and F" if len(given) > 1 else ""
+    else:
+        most, taken = Terms(*map(sum, zip(*terms.values(), strict=True))), f"T, C and F take {milliseconds(whole)} ms, about alike"
+    text = f"On CPU {taken}, and {max(most) / sum(most):.0%} of that is {_TERMS[most.bound]}"
+    gains = [(whole * times / _seconds(other), what) for what, times, other in _alternatives(call)]
+    said = [f"{gain:.{int(gain < 10)}f}x as fast {what}" for gain, what in sorted(gains, reverse=True) if gain >= _SAID]
+    if said:
+        text += f"; estimated: {', '.join(said)}"
+    elif sum(getattr(terms[contraction], name) for contraction in given for name in _COMPUTED) >= whole / 2:
+        text += "; most of the time is arithmetic, so that fewer channels, taps or samples are what is left"
+    else:
+        text += "; no other lowering, layout, dtype or batch is estimated to be much faster"
+    near = _near(call, slowest, given[slowest])
+    if near is not None:
+        text += f"; {near!r} is estimated to take about as long for {LETTERS[slowest]}: jaxdeconv.tune measures which is faster here"
+    return f"{text}."
+
+
+def _is_free(call: Call) -> bool:
+    """Whether the lowering is the one that is estimated to be the fastest, by `select`."""
+    return call.options.implementation is None and call.options.tuning is None and not call.options.ordinary
+
+
+def _near(call: Call, contraction: Contraction, seconds: float) -> Name | None:
+    """Another lowering whose estimate is about that of the chosen one."""
+    if not _is_free(call):
+        return None
+    chosen = call.choices(contraction)["cpu"]
+    others = (name for name in able(contraction, call.sizes, "cpu", call.options.axes) if name != chosen)
+    return next((name for name in others if estimate(name, contraction, call.sizes, "cpu") <= _NEAR * seconds), None)
+
+
+def _alternatives(call: Call) -> Iterator[tuple[str, int, Call]]:
+    """What the call could be instead: in words, how many calls that would be at once, and as a call."""
+    geometry, options = call.geometry, call.options
+    if options.implementation is not None:
+        yield f"without implementation={options.implementation!r}", 1, call._replace(options=options._replace(implementation=None))
+    elif _is_free(call):
+        names = set.intersection(*(set(able(contraction, call.sizes, "cpu", options.axes)) for contraction in _given(call)))
+        named = [call._replace(options=options._replace(implementation=name)) for name in sorted(names)]
+        if named:
+            best = min(named, key=_seconds)
+            yield f"with implementation={best.options.implementation!r}, which holds more", 1, best
+    if not geometry.channels_last and geometry.ndim > 0:
+        shapes = ((batch, *space, channels) for batch, channels, *space in (call.input_shape, call.output_shape))
+        last = replace(geometry, channels_last=True)
+        yield "with channels last", 1, Call(next(shapes), call.filter_shape, next(shapes), call.dtype, last, options)
+    if (narrower := _NARROWER.get(call.dtype.name)) is not None:
+        yield f"in {narrower}", 1, call._replace(dtype=np.dtype(narrower))
+    if isinstance(batch := call.input_shape[0], int):  # a symbolic one counts as many
+        shapes = ((_MORE * batch, *rest) for _, *rest in (call.input_shape, call.output_shape))
+        more = call._replace(input_shape=next(shapes), output_shape=next(shapes))
+        yield f"for each element of a batch of {_MORE * batch}", _MORE, more
 
 
 def _tf(dimensions: tuple[_Dimension, ...], call: Call) -> dict[str, Any] | str:

@@ -19,14 +19,19 @@ def ready(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.tree.map(lambda each: each.block_until_ready(), function(*arguments))
 
 
-def medians(callables: Mapping[Key, Callable[[], Any]], rounds: int, within: float = math.inf) -> dict[Key, float]:
+def medians(
+    callables: Mapping[Key, Callable[[], Any]], rounds: int, within: float = math.inf, budget: float = math.inf
+) -> dict[Key, float]:
     """Seconds a call, the median of samples taken in alternation, each of as many calls as take 20 ms.
 
-    What takes more than `within` times as long as the fastest so far is left out of a round.
+    What takes more than `within` times as long as the fastest so far is left out of a round. After `budget` seconds no round begins.
     """
     samples: dict[Key, list[float]] = {key: [] for key in callables}
     found: dict[Key, float] = {}
+    began = time.perf_counter()
     for _ in range(rounds):
+        if found and time.perf_counter() - began > budget:
+            break
         limit = within * min(found.values()) if found else math.inf
         for key, function in callables.items():
             if found.get(key, 0) > limit:

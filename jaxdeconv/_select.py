@@ -7,6 +7,7 @@ bandwidth. docs/lowerings.md says where the rates come from and what the choice 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from jaxdeconv._lowerings import Contraction, Name, Platform, candidates, unable
 from jaxdeconv._lowerings._work import Rates, Sizes, Work
@@ -24,8 +25,28 @@ def largest_temporary(name: Name, contraction: Contraction, sizes: Sizes, platfo
 BESIDE = 3  # times its temporaries, that the program of a gradient holds: all of a program are one allocation
 
 
-def seconds(work: Work, rates: Rates, itemsize: int, held: int = 1) -> float:
-    """The estimate, in a program that holds so many times the temporaries of this."""
+class Terms(NamedTuple):
+    """The parts of an estimate, in the unit of the platform's rates: what each amount of the work takes."""
+
+    product: float
+    convolution: float
+    looped: float
+    naive: float
+    moved: float
+    rearranged: float
+    gathered: float
+    jumps: float
+    steps: float
+    fresh: float
+
+    @property
+    def bound(self) -> str:
+        """The name of the largest."""
+        return max(zip(self, self._fields, strict=True), key=lambda pair: pair[0])[1]
+
+
+def terms(work: Work, rates: Rates, itemsize: int, held: int = 1) -> Terms:
+    """Those of a program that holds so many times the temporaries of this."""
     if itemsize > 4:  # XLA on CPU, and TPUs, have fast convolutions of at most 32 bits
         product, convolution = rates.product * 4 / itemsize, rates.naive
     elif itemsize < 4:
@@ -34,23 +55,34 @@ def seconds(work: Work, rates: Rates, itemsize: int, held: int = 1) -> float:
         product, convolution = rates.product, rates.convolution
     wide = max(itemsize, 4)  # narrow products are summed, and so stored, in float32
     temporary = (work.temporary + work.inside) * wide
-    return (
-        work.product / product
-        + work.convolution / convolution
-        + (work.looped / rates.looped + work.naive / rates.naive) * wide / 4
-        + work.moved * wide / rates.moved
-        + work.rearranged / rates.rearranged
-        + work.gathered / rates.gathered
-        + work.jumps / rates.jumps
-        + work.steps / rates.steps
-        + (temporary / rates.fresh if held * temporary >= rates.fresh_from else 0)
+    return Terms(
+        product=work.product / product,
+        convolution=work.convolution / convolution,
+        looped=work.looped / rates.looped * wide / 4,
+        naive=work.naive / rates.naive * wide / 4,
+        moved=work.moved * wide / rates.moved,
+        rearranged=work.rearranged / rates.rearranged,
+        gathered=work.gathered / rates.gathered,
+        jumps=work.jumps / rates.jumps,
+        steps=work.steps / rates.steps,
+        fresh=temporary / rates.fresh if held * temporary >= rates.fresh_from else 0,
     )
+
+
+def seconds(work: Work, rates: Rates, itemsize: int, held: int = 1) -> float:
+    """The estimate: the sum of its terms."""
+    return sum(terms(work, rates, itemsize, held))
+
+
+def estimated(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> Terms:
+    """What the time is made of that a lowering would take."""
+    held = 1 if contraction == "transpose" else BESIDE
+    return terms(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize, held)
 
 
 def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> float:
     """The time that a lowering would take, in the unit of the platform's rates."""
-    held = 1 if contraction == "transpose" else BESIDE
-    return seconds(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize, held)
+    return sum(estimated(name, contraction, sizes, platform))
 
 
 def able(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0, measured: bool = False) -> list[Name]:

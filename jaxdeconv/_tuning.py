@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -121,10 +121,10 @@ class Tuning:
             ratio = "-"
             if before is not None and after is not None:
                 totals, ratio = [totals[0] + before, totals[1] + after], f"{before / after:.2f}x"
-            rows.append([case.contraction, found.estimated, _milliseconds(before), chosen or "-", _milliseconds(after), ratio])
+            rows.append([case.contraction, found.estimated, milliseconds(before), chosen or "-", milliseconds(after), ratio])
         yield f"{platform}, {device_kind}: {changed} of {len(here)} choices change"
-        yield "all together: {} ms by estimate, {} ms as measured".format(*map(_milliseconds, totals))
-        header, *lines = _aligned(rows)
+        yield "all together: {} ms by estimate, {} ms as measured".format(*map(milliseconds, totals))
+        header, *lines = aligned(rows, "<<><>>")
         yield header
         above = None
         for (case, found), line in zip(here.items(), lines, strict=True):
@@ -146,15 +146,21 @@ class Tuning:
         Path(path).write_text(head + ', "entries": [\n' + ",\n".join(rows) + "\n]}\n", encoding="utf-8")
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1e3 * seconds:.3g}"
+def digits(value: float) -> str:
+    """Three significant ones, without an exponent where the number is large."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """The rows of a table, with numbers to the right."""
+def milliseconds(seconds: float | None) -> str:
+    """Of seconds; "-" for what is not known."""
+    return "-" if seconds is None else digits(1e3 * seconds)
+
+
+def aligned(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """The rows of a table, each column to the left or to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = "<<><>>"
-    return ["  " + "  ".join(f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths, strict=True)) for row in rows]
+    lines = ("  ".join(f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths, strict=True)) for row in rows)
+    return [f"  {line}".rstrip() for line in lines]
 
 
 class NotATuningError(Exception):

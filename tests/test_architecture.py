@@ -27,7 +27,7 @@ ORDER = [
 ]
 ORDER += ["_partitioning", "_tuning", "_select", "_platforms", "_lowerings", "_filters", "_geometry"]
 FRONT_ENDS = ["tf", "torch", "onnx", "lax", "keras", "_convert", "_explain", "streaming", "initializers"]
-COMMAND = ["__main__", "_command", "_drawing"]  # imports what it likes
+COMMAND = ["__main__", "_command", "_bench", "_drawing"]  # imports what it likes
 # Layers import front-ends, and one framework each; nothing imports them, but for a name that is asked for.
 LAYERS = {"nnx": "flax", "linen": "flax", "_flax": None, "eqx": "equinox", "haiku": "haiku", "_keras_layers": "keras"}
 LAZY = {("keras", "_keras_layers")} | {("__init__", name) for name in ("nnx", "linen", "eqx", "haiku")}

@@ -1,6 +1,8 @@
 """The command line: what it prints, its errors and exit statuses; the drawing against the oracle's taps."""
 
 import functools
+import importlib.util
+import inspect
 import json
 import random
 import re
@@ -9,10 +11,12 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import oracle
 import pytest
 
 import jaxdeconv
+from jaxdeconv import _bench, _drawing
 from jaxdeconv._command import main
 from jaxdeconv._drawing import drawing
 
@@ -70,7 +74,15 @@ def test_two_dimensions_and_groups(capsys):
     assert re.findall(r"^(\w+): (\d+) inputs", out, re.MULTILINE) == [("height", "5"), ("width", "3")]
 
 
-def test_every_tap_is_drawn_where_it_lands():
+def test_dimensions_that_are_alike_are_drawn_once(capsys):
+    _, out, _ = run(capsys, "explain torch --input 1,4,5,5 --weight 4,3,4,4 --stride 2")
+    assert re.findall(r"^([\w, ]+): (\d+) inputs", out, re.MULTILINE) == [("height, width", "5")]
+    _, out, _ = run(capsys, "explain torch --input 1,4,5,3,5 --weight 4,3,4,4,4 --stride 2")
+    assert re.findall(r"^([\w, ]+): (\d+) inputs", out, re.MULTILINE) == [("depth, width", "5"), ("height", "3")]
+
+
+def test_every_tap_is_drawn_where_it_lands(monkeypatch):
+    monkeypatch.setattr(_drawing, "_ROWS", 9)
     for seed in range(40):
         draw = random.Random(seed)
         size, k, s, d = draw.randint(1, 9), draw.randint(1, 5), draw.randint(1, 4), draw.randint(1, 3)
@@ -96,9 +108,13 @@ def test_every_tap_is_drawn_where_it_lands():
 
 def test_a_large_layer_is_cut_and_says_so(capsys):
     _, out, _ = run(capsys, "explain tf --input 1,80,2 --filters 40,3,2 --strides 20")
-    assert out.endswith("  not shown: inputs 5 to 79 and the last 1524 columns\n")
-    assert max(map(len, out[out.index("width:") :].splitlines())) <= 110
+    assert out.endswith("  not shown: inputs 4 to 79 and the last 1556 columns\n")
+    assert max(map(len, out[out.index("width:") :].splitlines())) <= 78
     assert "#" in out  # taps past the thirty-sixth
+    _, out, _ = run(capsys, "explain tf --input 1,80,2 --filters 4,3,2 --strides 2")
+    assert out.endswith(
+        "  x[5] |          0123\n  y    |x=============\n       | 0         10\n  not shown: inputs 6 to 79 and the last 148 columns\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,12 +162,126 @@ def test_the_examples_of_the_help_run(capsys):
 
 def test_bench(capsys):
     status, out, err = run(capsys, f"bench {TORCH} --rounds 1")
-    assert (status, err) == (0, "")
-    rows = {line.split()[0]: line for line in out.splitlines() if line}
-    assert {"chosen", "dilated", "matmul", "polyphase", "elementwise", "lax"} <= rows.keys()
-    assert "for one input and one output channel a group" in rows["elementwise"]
-    assert re.fullmatch(r"lax +[\d.e-]+ +1x +[\d.e-]+ +1x", rows["lax"])
-    assert "largest difference from lax" in out
+    assert status == 0
+    assert {"bench: jaxdeconv", "bench: polyphase", "bench: lax with autodiff", "bench: in alternation"} <= set(err.splitlines())
+    rows = {line[2:21].strip(): line for line in out.splitlines() if line.startswith("  ")}
+    assert rows["ms"].split() == ["ms", "T", "C", "F", "step", "in", "a", "scan"]
+    assert {"jaxdeconv", "dilated", "matmul", "polyphase", "lax with autodiff"} <= rows.keys()
+    number = r"[\d.e-]+"
+    assert re.fullmatch(rf"  jaxdeconv( +{number}){{5}}", rows["jaxdeconv"])
+    assert re.fullmatch(rf"  lax with autodiff( +{number} +{number}x){{5}}", rows["lax with autodiff"])
+    assert re.fullmatch(rf"  matmul +{number} +1x( +{number} +{number}x){{2}}( +-){{2}}", rows["matmul"])  # as chosen
+    assert "elementwise" not in rows
+    assert "for one input and one output channel a group" in out
+    assert ("torch takes " in out) == ("torch is not installed" not in out) == (importlib.util.find_spec("torch") is not None)
+    assert re.search(
+        rf"^A step takes {number} ms: lax with autodiff takes {number}x as long, and {number}x in a scan", out, re.MULTILINE
+    )
+    assert "The results differ by at most " in out
+
+
+@pytest.mark.parametrize(
+    "layer", [*ALIKE, "lax --lhs 1,2,5 --rhs 3,2,4 --strides 2 --padding VALID --dimension_numbers ('NCH','OIH','NCH')"]
+)
+def test_bench_compares_in_every_layout(layer, capsys, monkeypatch):
+    """With lax too, unless axes are in an order of their own."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    compared = []
+    right = _bench.difference
+    monkeypatch.setattr(_bench, "difference", lambda *both: compared.append(right(*both)) or compared[-1])
+    status, out, _ = run(capsys, f"bench {layer} --rounds 1")
+    assert (status, max(compared) < 1e-5) == (0, True)
+    assert len(compared) >= 3 + 3 * ("dimension_numbers" not in layer)
+    assert "torch is not installed" in out
+
+
+def test_bench_of_torch_has_the_window_of_the_layer(capsys):
+    """Also where torch would have to slice it out of more."""
+    pytest.importorskip("torch")
+    for line in [
+        TORCH,
+        "tf --input 1,5,2 --filters 3,3,2 --output-shape 1,10,3 --strides 2",
+        "tf --input 1,5,4,6 --filters 3,4,2,6 --strides 2 --output-shape 1,9,8,6",
+        "lax --lhs 1,4,4,4,6 --rhs 3,3,3,2,6 --strides 2 --padding [(1,2),(2,1),(2,2)] --feature_group_count 3",
+    ]:
+        given = main_arguments(line)
+        explanation = jaxdeconv.explain(*given[:1], *given[1], **given[2])
+        runs = _bench._torch(_bench.Layer(*given, None, explanation), "cpu")
+        y, dx, dw = runs["T"](), *runs["C"](), *runs["F"]()
+        space = explanation.output_shape[1:-1] if explanation.channels_last else explanation.output_shape[2:]
+        assert tuple(y.shape[2:]) == space
+        assert dx.numel() == np.prod(explanation.input_shape)
+        assert dw.numel() == np.prod(explanation.filter_shape)
+        assert [each.shape for each in runs["step"]()] == [dx.shape, dw.shape]
+    stretched = jaxdeconv.explain(jaxdeconv.lax.conv_transpose, jnp.ones((1, 5, 2)), jnp.ones((3, 2, 2)), (2,), [(4, 4)])
+    assert _bench._torch(_bench.Layer(None, [], {}, None, stretched), "cpu") == "torch pads no output with zeros"
+    assert _bench._torch(_bench.Layer(None, [], {}, None, stretched), "gpu").startswith("torch is timed on CPU")
+
+
+def main_arguments(line):
+    """The function of a command line, its operands' types and its other arguments."""
+    from jaxdeconv import _command
+
+    given = vars(_command._parser().parse_args(["bench", *line.split()]))
+    convention = given["convention"]
+    for name in ("command", "convention", "dtype", "rounds"):
+        given.pop(name)
+    function = _command._function(convention, given)
+    first, second = list(inspect.signature(function).parameters)[:2]
+    shapes = given.pop(first), given.pop(second)
+    return function, [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes], given
+
+
+OURS = {("jaxdeconv", "T"): 1.0, ("jaxdeconv", "C"): 2.0, ("jaxdeconv", "F"): 3.0, ("jaxdeconv", "step"): 4.0}
+CHOSEN = {"T": "matmul", "C": "matmul", "F": "matmul"}
+
+
+def test_verdict_of_bench():
+    lax = {("lax with autodiff", "step"): 146.8}
+    said = "A step takes 4000 ms: lax with autodiff takes 36.7x as long"
+    alone = _bench._verdict(OURS | lax, CHOSEN)
+    assert alone == f"{said}.\nNo lowering by name is much faster than what is chosen."
+    scanned = lax | {("lax with autodiff", "in a scan"): 500.0, ("jaxdeconv", "in a scan"): 5.0, ("torch", "step"): 3.0}
+    assert _bench._verdict(OURS | scanned, CHOSEN).startswith(f"{said}, and 100x in a scan; torch takes 0.75x as long.\n")
+    near = {
+        ("polyphase", "T"): 0.95,
+        ("polyphase", "C"): 1.9,
+        ("dilated", "F"): 2.9,
+        ("lax with autodiff", "F"): 0.1,
+        ("torch", "F"): 0.1,
+    }
+    assert _bench._verdict(OURS | lax | near, CHOSEN) == alone
+    faster = near | {("dilated", "F"): 1.5, ("polyphase", "C"): 1.6}
+    assert _bench._verdict(OURS | lax | faster, CHOSEN) == (
+        f"{said}.\nC by polyphase is 1.25x as fast, F by dilated is 2x as fast: "
+        "`python -m jaxdeconv tune`, with --save, has the fastest chosen."
+    )
+    integers = {("jaxdeconv", "T"): 1.0, ("lax with autodiff", "T"): 2.0}
+    assert _bench._verdict(integers, CHOSEN).startswith("The output takes 1000 ms: lax with autodiff takes 2x as long.")
+
+
+def test_bench_leaves_out_what_is_slow(capsys, monkeypatch):
+    """Lowerings by estimate, the scan by what a step took; and rounds when time is up."""
+    monkeypatch.setattr(_bench, "LOOPED", 0.0)
+    monkeypatch.setattr(_bench, "FAR", 1.0)
+    begun = []
+    monkeypatch.setattr(
+        _bench, "medians", lambda runs, rounds, budget: begun.append((set(runs), rounds, budget)) or dict.fromkeys(runs, 1.0)
+    )
+    status, out, _ = run(capsys, "bench keras --inputs 1,50,2 --kernel 9,2,2 --strides 2 --rounds 3")
+    assert status == 0
+    assert "lax with autodiff is not timed in a scan: a step takes more than 0 ms" in out
+    assert "is not timed: it is estimated to take more than 1.0x as long" in out
+    (runs, rounds, budget), *_ = begun
+    assert (rounds, budget) == (3, _bench.BUDGET)
+    assert {("jaxdeconv", "T"), ("lax with autodiff", "step")} <= runs
+    assert ("lax with autodiff", "in a scan") not in runs
+    monkeypatch.setattr(_bench, "SLOW", 0.0)
+    monkeypatch.setattr(_bench, "LOOPED", 9.0)
+    begun.clear()
+    status, out, _ = run(capsys, "bench keras --inputs 1,50,2 --kernel 9,2,2 --strides 2 --rounds 3")
+    assert (status, begun[0][0]) == (0, set())
+    assert "not timed in a scan" not in out
 
 
 def test_bench_says_where_lowerings_disagree(capsys, monkeypatch):
@@ -162,17 +292,17 @@ def test_bench_says_where_lowerings_disagree(capsys, monkeypatch):
     @functools.wraps(right)
     def wrong(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, implementation=None, **more):
         y = right(input, weight, bias, stride, padding, output_padding, groups, dilation, implementation=implementation, **more)
-        return y * 1.01 if implementation == "matmul" else y
+        return y * 1.01 if implementation == "polyphase" else y
 
     monkeypatch.setattr(torch, "conv_transpose1d", wrong)
     status, _, err = run(capsys, f"bench {TORCH} --rounds 1")
-    assert (status, err) == (1, "python -m jaxdeconv: error: the lowerings disagree\n")
+    assert (status, err.splitlines()[-1]) == (1, "python -m jaxdeconv: error: the lowerings disagree")
 
 
 def test_integers_have_no_gradients_to_time(capsys):
     status, out, _ = run(capsys, "bench keras --inputs 1,5,2 --kernel 3,2,2 --dtype int32 --rounds 1")
     assert status == 0
-    assert re.search(r"^lax +[\d.e-]+ +1x$", out, re.MULTILINE)
+    assert re.search(r"^  lax with autodiff +[\d.e-]+ +[\d.e-]+x$", out, re.MULTILINE)
 
 
 MEANT = [

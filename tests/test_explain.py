@@ -1,5 +1,7 @@
-"""explain: its fields against brute force, its conventions against the front-ends they name, and that nothing runs."""
+"""explain: its fields against brute force, its conventions against the front-ends they name, its verdict against what it says of the
+call that it advises, the layers of a function, and that nothing runs."""
 
+import re
 from functools import partial
 
 import cases
@@ -10,6 +12,9 @@ import oracle
 import pytest
 
 import jaxdeconv
+from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings._work import Sizes
+from jaxdeconv._select import estimate, estimated
 
 
 def structs(case, dtype=np.float32):
@@ -48,7 +53,7 @@ def test_a_named_lowering_is_that_of_every_platform():
     for name in ("dilated", "matmul", "polyphase"):
         found = jaxdeconv.explain(jaxdeconv.conv1d_transpose, *structs(case), **case.keywords, implementation=name)
         assert {each for chosen in found.lowerings.values() for each in chosen.values()} == {name}
-        assert f"cpu {name} (" in str(found)
+        assert re.search(rf"cpu  {name} ", str(found))
     with pytest.raises(ValueError, match="conv1d_transpose: implementation must be able to compute this, and 'elementwise'"):
         jaxdeconv.explain(jaxdeconv.conv1d_transpose, *structs(case), **case.keywords, implementation="elementwise")
 
@@ -62,8 +67,9 @@ def test_a_mixture_is_named_on_every_platform():
         for letter, contraction in (("T", "transpose"), ("C", "input_grad"), ("F", "filter_grad")):
             held = found.largest_temporary[contraction]
             assert set(held) == {"cpu", "gpu", "tpu"}
-            each = ", ".join(f"{platform} {name} ({held[platform]:,} bytes)" for platform in ("cpu", "gpu", "tpu"))
-            assert f"  {f'{letter} = {contraction}':18}  {each}\n" in str(found)
+            rows = str(found).split(f"  {letter}, the ")[1].splitlines()[:3]
+            for platform, row in zip(held, rows, strict=True):
+                assert re.search(rf" {platform}  {name} .* {held[platform]:,}$", row)
     with pytest.raises(
         ValueError, match="conv2d_transpose: implementation must be able to compute this, and 'taps,taps,dilated' names"
     ):
@@ -205,15 +211,320 @@ def test_complex_products_count_eight():
     assert one.flops == 8 * 9 * 2 * 4
 
 
+# Estimates, and the verdict.
+
+
+def struct(*shape, dtype="float32"):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def total(found):
+    return sum(each["cpu"] for each in found.estimates.values())
+
+
+def lax_layer(batch, size, in_channels, out_channels, kernel, stride, first=False, ndim=2, dtype="float32", **more):
+    """By `jaxdeconv.lax`, which has all dtypes and layouts."""
+    letters = "DHW"[-ndim:]
+    x = (batch, in_channels, *(size,) * ndim) if first else (batch, *(size,) * ndim, in_channels)
+    w = struct(*(kernel,) * ndim, in_channels, out_channels, dtype=dtype)
+    numbers = (f"NC{letters}", f"{letters}IO", f"NC{letters}") if first else None
+    with jax.enable_x64(True):
+        call = jaxdeconv.lax.conv_transpose
+        return jaxdeconv.explain(call, struct(*x, dtype=dtype), w, (stride,) * ndim, "SAME", dimension_numbers=numbers, **more)
+
+
+def test_estimates_are_what_the_choice_goes_by():
+    """Of named lowerings too, and in the unit of the platform; what bounds them is the largest term of the sum."""
+    for name in (None, "matmul", "dilated"):
+        found = lax_layer(2, 9, 16, 32, 4, 2, implementation=name)
+        geometry = Geometry((4, 4), (2, 2), (1, 1), ((1, 1), (1, 1)), 1, True)
+        sizes = Sizes(geometry, 2, (9, 9), 16, 32, 4)
+        for contraction, chosen in found.lowerings.items():
+            for platform, lowering in chosen.items():
+                terms = estimated(lowering, contraction, sizes, platform)
+                assert found.estimates[contraction][platform] == estimate(lowering, contraction, sizes, platform) == sum(terms)
+                assert getattr(terms, found.bounds[contraction][platform]) == max(terms)
+
+
+def test_estimates_are_printed_in_their_units():
+    found = lax_layer(1, 80, 512, 256, 16, 8, ndim=1)
+    rows = str(found).split("temporary bytes\n")[1].splitlines()[:9]
+    assert [row.split("  ")[1] for row in rows[::3]] == ["T, the output", "C, the input gradient", "F, the filter gradient"]
+    for (contraction, estimates), (cpu, gpu, tpu) in zip(
+        found.estimates.items(), zip(rows[::3], rows[1::3], rows[2::3], strict=True), strict=True
+    ):
+        assert f" {1e3 * estimates['cpu']:.3g} ms " in cpu
+        assert f" {1e3 * estimates['gpu']:.3g} ms " in gpu
+        assert f" {estimates['tpu']:,.0f} cycles " in tpu
+        assert ("matrix products" in cpu) == (found.bounds[contraction]["cpu"] == "product")
+    assert "gpu: never measured; tpu: its compiler's estimates for one v5e" in str(found)
+
+
+def test_verdict_says_what_takes_the_time():
+    alike = lax_layer(1, 80, 512, 256, 16, 8, ndim=1)
+    assert alike.verdict.startswith(f"On CPU T, C and F take {1e3 * total(alike):.3g} ms, about alike, and 8")
+    assert "% of that is matrix products" in alike.verdict
+    one = lax_layer(1, 5000, 1, 256, 16, 2, ndim=1)
+    f = one.estimates["filter_grad"]["cpu"]
+    assert one.verdict.startswith(f"On CPU F takes {1e3 * f:.3g} ms, {f / total(one):.0%} of T, C and F, and ")
+    assert "% of that is reading and writing" in one.verdict
+    integers = lax_layer(1, 80, 512, 256, 16, 8, ndim=1, dtype="int32")
+    t = integers.estimates["transpose"]["cpu"]
+    assert integers.verdict.startswith(f"On CPU T takes {1e3 * t:.3g} ms, and ")
+
+
+def gain(verdict, what):
+    """What is said of it, None if nothing is."""
+    said = re.search(rf"([\d.]+)x as fast {re.escape(what)}(?=[,;.])", verdict)
+    return said and float(said[1])
+
+
+def about(said, expected):
+    return said == pytest.approx(expected, abs=0.05 if expected < 10 else 0.5)
+
+
+SMALL = (16, 32, 3, 3, 5, 2)  # batch, size, channels, kernel, stride: bound by reading and writing
+LARGE = (16, 32, 128, 64, 4, 2)  # by matrix products
+
+
+def test_verdict_on_channels_first():
+    first, last = (lax_layer(16, 8, 3, 3, 5, 4, each, 3) for each in (True, False))
+    assert about(gain(first.verdict, "with channels last"), total(first) / total(last))
+    assert gain(last.verdict, "with channels last") is None
+    first, last = (lax_layer(*LARGE, each) for each in (True, False))
+    assert total(first) < 1.2 * total(last)
+    assert gain(first.verdict, "with channels last") is None
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("float64", "float32"), ("complex128", "complex64")])
+def test_verdict_on_wide_numbers(wide, narrow):
+    before, after = (lax_layer(*LARGE, dtype=each) for each in (wide, narrow))
+    assert about(gain(before.verdict, f"in {narrow}"), total(before) / total(after))
+    assert "x as fast in " not in after.verdict
+    small = [lax_layer(1, 4, 2, 2, 4, 2, dtype=each) for each in (wide, narrow)]
+    assert total(small[0]) < 1.2 * total(small[1])
+    assert gain(small[0].verdict, f"in {narrow}") is None
+
+
+def test_verdict_on_a_named_lowering():
+    chosen, named = lax_layer(*LARGE), lax_layer(*LARGE, implementation="polyphase")
+    what = "without implementation='polyphase'"
+    assert about(gain(named.verdict, what), total(named) / total(chosen))
+    assert "implementation=" not in chosen.verdict
+    assert lax_layer(1, 80, 512, 256, 16, 8, ndim=1).lowerings["transpose"]["cpu"] == "matmul"
+    assert "implementation=" not in lax_layer(1, 80, 512, 256, 16, 8, ndim=1, implementation="matmul").verdict
+
+
+def test_verdict_on_a_lowering_that_is_not_chosen_for_its_temporary():
+    sizes = 16, 500, 3, 3, 5, 2
+    chosen, named = lax_layer(*sizes, ndim=1), lax_layer(*sizes, ndim=1, implementation="matmul")
+    assert sum(sum(each.values()) for each in named.largest_temporary.values()) > sum(
+        sum(each.values()) for each in chosen.largest_temporary.values()
+    )
+    assert about(gain(chosen.verdict, "with implementation='matmul', which holds more"), total(chosen) / total(named))
+    assert "which holds more" not in named.verdict + lax_layer(*LARGE).verdict
+    with jaxdeconv.defaults(tuning=jaxdeconv.Tuning()):  # what is measured counts more
+        assert "which holds more" not in lax_layer(*sizes, ndim=1).verdict
+
+
+def test_verdict_on_the_batch():
+    one, eight = (lax_layer(each, 8, 16, 16, 4, 2) for each in (1, 8))
+    assert about(gain(one.verdict, "for each element of a batch of 8"), 8 * total(one) / total(eight))
+    assert "of a batch" not in lax_layer(*LARGE).verdict
+
+
+def test_verdict_where_nothing_is_faster():
+    arithmetic, rest = "most of the time is arithmetic, so that fewer channels", "no other lowering, layout, dtype or batch is"
+    large, small = lax_layer(*LARGE).verdict, lax_layer(*SMALL).verdict
+    assert arithmetic in large
+    assert rest not in large
+    assert rest in small
+    assert arithmetic not in small
+    advised = lax_layer(*LARGE, dtype="float64").verdict
+    assert arithmetic not in advised
+    assert rest not in advised
+
+
+def test_verdict_on_lowerings_that_are_near():
+    near = lax_layer(*SMALL)
+    other, letter = re.search(r"; '([\w,]+)' is estimated to take about as long for ([TCF]): jaxdeconv.tune", near.verdict).groups()
+    contraction = {"T": "transpose", "C": "input_grad", "F": "filter_grad"}[letter]
+    taken, chosen = (each.estimates[contraction]["cpu"] for each in (lax_layer(*SMALL, implementation=other), near))
+    assert other != near.lowerings[contraction]["cpu"]
+    assert taken <= 1.1 * chosen
+    assert "tune" not in lax_layer(*SMALL, implementation=other).verdict
+    assert "tune" not in lax_layer(1, 80, 512, 256, 16, 8, ndim=1).verdict
+    with jaxdeconv.defaults(tuning=jaxdeconv.Tuning()):
+        assert "tune" not in lax_layer(*SMALL).verdict
+
+
+def test_verdict_on_nothing():
+    nothing = "Nothing is computed, since an array is empty or no input reaches an output."
+    op = jaxdeconv.conv1d_transpose
+    assert jaxdeconv.explain(op, struct(0, 9, 4), struct(3, 2, 4), None, 2).verdict == nothing
+    assert jaxdeconv.explain(op, struct(1, 9, 0), struct(3, 2, 0), None, 2).verdict == nothing
+    beyond = jaxdeconv.explain(jaxdeconv.lax.conv_transpose, struct(1, 3, 4), struct(3, 4, 2), (2,), [(-9, 20)])
+    assert beyond.verdict == nothing
+    assert jaxdeconv.explain(op, struct(1, 1, 1), struct(1, 1, 1), None, 1).verdict != nothing
+
+
+# Whole functions.
+
+
+def decode(w, x):
+    return jax.lax.conv_transpose(x, w, (8,), "SAME")
+
+
+def both(v, w, x):
+    """One layer of this package, twice, and one of lax."""
+    with jax.named_scope("ours"):
+        y = jaxdeconv.conv1d_transpose(x, v, None, 2)
+        y = y + jaxdeconv.conv1d_transpose(2 * x, v, None, 2)
+    with jax.named_scope("theirs"):
+        return decode(w, y)
+
+
+BOTH = struct(4, 32, 64), struct(16, 32, 16), struct(2, 20, 64)
+
+
+def test_a_row_for_each_layer():
+    found = jaxdeconv.explain(both, *BOTH)
+    ours, theirs = found.rows
+    assert (ours.own, ours.names, ours.computed) == (True, "ours", {"transpose": 2})
+    assert (theirs.own, theirs.names, theirs.computed) == (False, "theirs", {"transpose": 1})
+    assert "test_explain.py" in theirs.source
+    alone = jaxdeconv.explain(jaxdeconv.conv1d_transpose, BOTH[2], BOTH[0], None, 2)
+    assert ours.explanation == alone
+    same = jaxdeconv.explain(jaxdeconv.lax.conv_transpose, struct(2, 40, 32), BOTH[1], (8,), "SAME")
+    assert (theirs.explanation.estimates, theirs.explanation.conventions) == (same.estimates, same.conventions)
+    assert theirs.explanation.output_shape == (2, 320, 16)
+    lines = str(found).splitlines()
+    assert lines[0] == "2 layers, and the time that each is estimated to take on CPU:"
+    assert lines[2] == "  1. float32[2, 20, 64] -> [2, 40, 32], kernel 4, stride 2"
+    t, c, f = (f"{letter} {1e3 * alone.estimates[each]['cpu']:.3g} ms" for letter, each in zip("TCF", alone.estimates, strict=True))
+    assert re.fullmatch(rf"     {t} by \w+, {c} by \w+, {f} by \w+", lines[3])
+    assert lines[4] == "     conv1d_transpose computes T 2 times, in ours"
+    assert lines[7] == "     lax computes T, in theirs"
+    assert jax.jit(both) is not both
+    assert jaxdeconv.explain(jax.jit(both), *BOTH).rows[0].computed == ours.computed
+
+
+def test_what_was_jitted_and_traced_before_is_found():
+    x, w = jnp.ones((1, 5, 3)), jnp.ones((4, 2, 3))
+    jitted = jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 2))
+    jitted(x, w)
+    assert jaxdeconv.explain(jitted, x, w).output_shape == (1, 10, 2)
+    assert jaxdeconv.explain(jitted, x, w).output_shape == (1, 10, 2)
+
+
+def test_gradients_belong_to_their_layer():
+    loss = jax.grad(lambda w, x: jnp.mean(decode(w, jnp.tanh(x)) ** 2), (0, 1))
+    found = jaxdeconv.explain(loss, struct(16, 32, 16), struct(2, 20, 32))
+    (row,) = found.rows
+    assert row.computed == {"transpose": 1, "filter_grad": 1, "input_grad": 1}
+    assert "lax computes T, C, F, in " in str(found)
+    replaced = {
+        each.contraction: each.lowerings for each in jaxdeconv.accelerate(loss).explain(struct(16, 32, 16), struct(2, 20, 32)).rows
+    }
+    assert row.explanation.lowerings == replaced
+
+
+def test_strided_convolutions_and_what_is_left():
+    def function(w, x):
+        y = jax.lax.conv_general_dilated(x, w, (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        return jax.lax.conv_general_dilated(y, w, (2,), [(2, 1)], lhs_dilation=(3,), dimension_numbers=("NWC", "WIO", "NWC"))
+
+    found = jaxdeconv.explain(function, struct(4, 16, 16), struct(2, 40, 16))
+    (row,), (left,) = found.rows, found.left
+    assert row.computed == {"input_grad": 1}
+    assert "  1. convolution, whose output is C: float32[2, 40, 16] -> [2, 20, 16], kernel 4, stride 2\n" in str(found)
+    assert left.reason == "it is strided as well as spread"
+    assert f"left to lax: {left}" in str(found)
+    assert "left to lax" not in str(jaxdeconv.explain(both, *BOTH))
+
+
+def test_verdict_on_a_function():
+    found = jaxdeconv.explain(both, *BOTH)
+    whole = [2 * total(found.rows[0].explanation), total(found.rows[1].explanation)]
+    slowest = whole.index(max(whole))
+    said = f"On CPU T, C and F of all 2 layers are estimated to take {1e3 * sum(whole):.3g} ms, {max(whole) / sum(whole):.0%} of it"
+    assert found.verdict == (
+        f"{said} layer {slowest + 1}. 1 of them is of lax, and jaxdeconv.accelerate(function) computes it in that time. "
+        f"Layer {slowest + 1}: {found.rows[slowest].explanation.verdict}"
+    )
+    one = jaxdeconv.explain(decode, *BOTH[1:2], struct(2, 40, 32)).verdict
+    assert "F of the layer are estimated to take" in one
+    assert ". It is of lax, and jaxdeconv.accelerate(function) computes it in that time. Layer 1: On CPU" in one
+    two = jaxdeconv.explain(lambda w, x: decode(w, decode(w, x)), struct(16, 32, 32), struct(2, 4, 32)).verdict
+    assert " All are of lax, and jaxdeconv.accelerate(function) computes them in that time." in two
+    accelerated = jaxdeconv.explain(jaxdeconv.accelerate(decode), *BOTH[1:2], struct(2, 40, 32)).verdict
+    assert accelerated == one.replace("jaxdeconv.accelerate(function)", "accelerate")
+    op = jaxdeconv.conv1d_transpose
+    own = jaxdeconv.explain(lambda v, x: op(op(x, v, None, 2), v, None, 2), struct(4, 8, 8), struct(2, 9, 8))
+    assert len(own.rows) == 2
+    assert "lax" not in own.verdict
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("framework", ["linen", "nnx", "eqx", "haiku"])
+def test_layers_of_frameworks(framework):
+    """Their own, and those of this package."""
+    x = struct(2, 20, 8)
+    if framework == "linen":
+        nn = pytest.importorskip("flax.linen")
+        from jaxdeconv import linen
+
+        model = nn.Sequential([nn.ConvTranspose(6, (4,), (2,)), linen.ConvTranspose(5, (4,), (2,))])
+        call, arguments = model.apply, (jax.eval_shape(model.init, jax.random.key(0), x), x)
+    elif framework == "nnx":
+        nnx = pytest.importorskip("flax.nnx")
+        from jaxdeconv import nnx as own
+
+        rngs = nnx.Rngs(0)
+        call = nnx.Sequential(nnx.ConvTranspose(8, 6, (4,), (2,), rngs=rngs), own.ConvTranspose(6, 5, (4,), (2,), rngs=rngs))
+        arguments = (x,)
+    elif framework == "eqx":
+        eqx = pytest.importorskip("equinox")
+        from jaxdeconv import eqx as own
+
+        how = {"key": jax.random.key(0), "dtype": jnp.float32}
+        layers = eqx.nn.ConvTranspose1d(8, 6, 4, 2, 1, **how), own.ConvTranspose1d(6, 5, 4, 2, 1, **how)
+        call, arguments = jax.vmap(lambda x: layers[1](layers[0](x))), (struct(2, 8, 20),)
+    else:
+        hk = pytest.importorskip("haiku")
+        from jaxdeconv import haiku as own
+
+        transformed = hk.without_apply_rng(hk.transform(hk_model(hk, own)))
+        call, arguments = transformed.apply, (jax.eval_shape(transformed.init, jax.random.key(0), x), x)
+    theirs, ours = jaxdeconv.explain(call, *arguments).rows
+    assert (theirs.own, ours.own) in ((False, True), (True, False))
+    theirs, ours = sorted((theirs, ours), key=lambda row: row.own)
+    channels = 1 if framework == "eqx" else -1
+    assert (theirs.explanation.output_shape[channels], ours.explanation.output_shape[channels]) == (6, 5)
+    assert theirs.explanation.strides == ours.explanation.strides == (2,)
+
+
+def hk_model(hk, own):
+    return lambda x: own.Conv1DTranspose(5, 4, 2)(hk.Conv1DTranspose(6, 4, 2)(x))
+
+
+def test_pytrees_and_static_arguments_pass_as_they_are():
+    def model(parameters, x, *, stride, name):
+        assert name == "up"
+        return {"y": jaxdeconv.conv1d_transpose(x, parameters["w"], np.array([1, 10, 2]), stride), "name": name}
+
+    found = jaxdeconv.explain(model, {"w": struct(4, 2, 3)}, struct(1, 5, 3), stride=[2], name="up")
+    assert found.output_shape == (1, 10, 2)
+
+
 def test_errors():
     x, w = jnp.ones((1, 3, 1)), jnp.ones((3, 1, 1))
     op = jaxdeconv.conv1d_transpose
-    with pytest.raises(
-        ValueError, match=r"explain: function must make exactly one transposed convolution .*, got function=.*; it made 0"
-    ):
+    rule = r"explain: function must compute a transposed or strided convolution, of this package or of lax, got function=.*; pass one"
+    with pytest.raises(ValueError, match=rule):
         jaxdeconv.explain(lambda x: x, x)
-    with pytest.raises(ValueError, match="; it made 2"):
-        jaxdeconv.explain(lambda x: op(op(x, w, None, 2), w, None, 2), x)
+    with pytest.raises(TypeError, match="explain: function must be callable, got function=3; pass a function"):
+        jaxdeconv.explain(3, x)
     with pytest.raises(ValueError, match="conv1d_transpose: under padding"):
         jaxdeconv.explain(op, x, w, [1, 9, 1], 2)
     assert not isinstance(jaxdeconv.explain(op, x, w, None, 2).conventions["tf"], str)  # a failed call leaves nothing behind

@@ -670,7 +670,7 @@ def test_command_line(tmp_path, capsys, monkeypatch, times):
     capsys.readouterr()
     monkeypatch.setenv("JAXDECONV_TUNING", str(path))
     assert main(["explain", *layer[1:-2]]) == 0
-    assert capsys.readouterr().out.count("cpu polyphase") == 3
+    assert capsys.readouterr().out.count("cpu  polyphase") == 3
     monkeypatch.delenv("JAXDECONV_TUNING")
     assert main([*layer[:-1], "0"]) == 1
     assert "tune: rounds must be positive" in capsys.readouterr().err
