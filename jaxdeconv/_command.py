@@ -27,6 +27,7 @@ _EXAMPLES = """examples:
   python -m jaxdeconv bench keras --inputs 16,16,16,256 --kernel 4,4,128,256 --strides 2 --padding same
   python -m jaxdeconv tune tf --input 1,80,512 --filters 16,256,512 --strides 8 --save tuning.json
 """
+_CLONE = "`python -m benchmarks`, of published layers and more frameworks, is part of the repository alone: run it in a clone\n"
 _EXIT = """exit status: 0 if all is well, 1 for a layer that the convention rejects or lowerings that disagree, 2 for wrong usage"""
 # Not of a layer on a command line: further operands, and what the commands set themselves.
 _LEFT_OUT = {"bias", "B", "name", "forward_mode", "implementation"}
@@ -98,9 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         "bench": "Times the layer and its gradients, and each lowering, against lax with autodiff, and torch, on the device here.",
         "tune": "Finds the fastest lowering of the layer and its gradients on the device that JAX finds here, to be used.",
     }.items():
-        conventions = commands.add_parser(
-            command, help=text, description=text, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw
-        ).add_subparsers(dest="convention", required=True, metavar="tf | torch | onnx | lax | keras")
+        epilog = "\n".join([_EXAMPLES, *([_CLONE] if command == "bench" else []), _EXIT])
+        conventions = commands.add_parser(command, help=text, description=text, epilog=epilog, formatter_class=raw).add_subparsers(
+            dest="convention", required=True, metavar="tf | torch | onnx | lax | keras"
+        )
         for convention in ("tf", "torch", "onnx", "lax", "keras"):
             function = _function(convention, {})
             described = f"A layer in the convention of jaxdeconv.{convention}.{function.__name__}, whose documentation has more."

@@ -144,12 +144,13 @@ def test_errors(line, status, message, capsys):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("line", ["--help", "explain --help", "explain torch --help", "bench lax --help"])
+@pytest.mark.parametrize("line", ["--help", "explain --help", "explain torch --help", "bench --help", "bench lax --help"])
 def test_help(line, capsys):
     status, out, _ = run(capsys, line)
     assert status == 0
     assert "exit status" in out
     assert "--weight SHAPE" in out or "torch" not in line
+    assert ("`python -m benchmarks`" in out) == (line == "bench --help")
 
 
 def test_the_examples_of_the_help_run(capsys):

@@ -257,7 +257,7 @@ def test_estimates_are_printed_in_their_units():
         assert f" {1e3 * estimates['gpu']:.3g} ms " in gpu
         assert f" {estimates['tpu']:,.0f} cycles " in tpu
         assert ("matrix products" in cpu) == (found.bounds[contraction]["cpu"] == "product")
-    assert "gpu: never measured; tpu: its compiler's estimates for one v5e" in str(found)
+    assert "gpu: never measured, and no start of a program is counted;\n  tpu: its compiler's estimates for one v5e" in str(found)
 
 
 def test_verdict_says_what_takes_the_time():
@@ -384,6 +384,10 @@ def both(v, w, x):
         return decode(w, y)
 
 
+def both_ours(v, x):
+    return sum(jaxdeconv.conv1d_transpose(each * x, v, None, 2) for each in (1, 2))
+
+
 BOTH = struct(4, 32, 64), struct(16, 32, 16), struct(2, 20, 64)
 
 
@@ -452,9 +456,12 @@ def test_verdict_on_a_function():
         f"{said} layer {slowest + 1}. 1 of them is of lax, and jaxdeconv.accelerate(function) computes it in that time. "
         f"Layer {slowest + 1}: {found.rows[slowest].explanation.verdict}"
     )
-    one = jaxdeconv.explain(decode, *BOTH[1:2], struct(2, 40, 32)).verdict
-    assert "F of the layer are estimated to take" in one
-    assert ". It is of lax, and jaxdeconv.accelerate(function) computes it in that time. Layer 1: On CPU" in one
+    found = jaxdeconv.explain(decode, *BOTH[1:2], struct(2, 40, 32))
+    one = found.verdict
+    said = " The layer is of lax, and jaxdeconv.accelerate(function) computes it in that time."
+    assert one == found.rows[0].explanation.verdict + said
+    twice = jaxdeconv.explain(both_ours, BOTH[0], BOTH[2])
+    assert twice.verdict == twice.rows[0].explanation.verdict
     two = jaxdeconv.explain(lambda w, x: decode(w, decode(w, x)), struct(16, 32, 32), struct(2, 4, 32)).verdict
     assert " All are of lax, and jaxdeconv.accelerate(function) computes them in that time." in two
     accelerated = jaxdeconv.explain(jaxdeconv.accelerate(decode), *BOTH[1:2], struct(2, 40, 32)).verdict
