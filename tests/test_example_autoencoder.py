@@ -1,4 +1,4 @@
-"""examples/learned_filterbank.py: what its WAV reader reads and rejects, and that it trains and writes what it says."""
+"""examples/speech_autoencoder.py: what its WAV reader reads and rejects, and that it trains and writes what it says."""
 
 import importlib.util
 import os
@@ -9,15 +9,17 @@ import sys
 import wave
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "examples" / "learned_filterbank.py"
+SCRIPT = ROOT / "examples" / "speech_autoencoder.py"
 SPEECH = ROOT / "examples" / "data" / "speech.wav"
 PCM, FLOAT, MU_LAW, EXTENSIBLE = 1, 3, 7, 0xFFFE
 
-spec = importlib.util.spec_from_file_location("learned_filterbank", SCRIPT)
+spec = importlib.util.spec_from_file_location("speech_autoencoder", SCRIPT)
 example = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(example)
 
@@ -122,7 +124,7 @@ REJECTED = {
     "no channels": (riff(form(channels=0), SECOND), "0 channels"),
     "no rate": (riff(form(rate=0), SECOND), "0 Hz"),
     "no samples": (riff(form(), chunk(b"data", b"")), "has no samples"),
-    "too short": (riff(form(), chunk(b"data", HALVES * 127)), "has 254 samples, and one filter of 16 ms has 256"),
+    "too short": (riff(form(), chunk(b"data", HALVES * 127)), "has 254 samples, and one frame has 256"),
     "silent": (riff(form(), chunk(b"data", bytes(32000))), "is silent"),
     "cancelling": (riff(form(channels=2), chunk(b"data", HALVES * 8000)), "is silent"),
     "not a number": (riff(form(FLOAT, bits=32), chunk(b"data", struct.pack("<2f", 0.5, float("nan")))), "not finite"),
@@ -162,6 +164,21 @@ def test_rejected_paths(tmp_path, capsys):
     assert "--steps: invalid positive value: '0'" in rejection(capsys, "--steps", "0")
 
 
+def test_both_sides_of_the_comparison_compute_the_same():
+    params = example.init(jax.random.key(0), 16)
+    audio = jax.random.normal(jax.random.key(1), (2, 3 * example.HOP))
+    ours, theirs = (jax.grad(example.loss)(params, audio, upsample) for upsample in (example.by_jaxdeconv, example.by_lax))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max()), ours, theirs)
+
+
+@pytest.mark.parametrize("samples", [256, 257, 300, 383, 384])
+def test_a_reconstruction_is_as_long_as_the_audio(samples):
+    params = example.init(jax.random.key(0), 4)
+    code = example.encode(params, jnp.ones((1, samples)))
+    assert code.shape == (1, -(-samples // example.HOP), example.CODE)
+    assert example.decode(params, code, samples).shape == (1, samples)
+
+
 def run(directory, *arguments, **variables):
     path = os.pathsep.join(filter(None, [variables.pop("path", ""), str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, **variables}
@@ -185,8 +202,9 @@ def test_quick_run_on_the_shipped_speech(tmp_path):
     snr = 10 * np.log10(np.sum(original**2) / np.sum((reconstruction - original) ** 2))
     printed = float(re.search(r"Final SNR: ([\d.]+) dB", result.stdout)[1])
     assert snr == pytest.approx(printed, abs=0.02)
+    assert re.search(r"^jaxdeconv is [\d.]+ times as fast here\. ", result.stdout, re.MULTILINE)
 
-    picture = tmp_path / "learned_filterbank.png"
+    picture = tmp_path / "speech_autoencoder.png"
     if importlib.util.find_spec("matplotlib"):
         assert picture.read_bytes().startswith(b"\x89PNG")
     else:
@@ -202,7 +220,7 @@ def test_quick_run_on_another_file_without_matplotlib(tmp_path):
     path.write_bytes(riff(form(FLOAT, 2, rate, 32), chunk(b"data", stereo.astype("<f4").tobytes())))
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "matplotlib.py").write_text("raise ImportError")
-    result = run(tmp_path, path, "--quick", "--filters", "16", "--seed", "3", "-o", "new/directory", path=str(tmp_path / "hidden"))
+    result = run(tmp_path, path, "--quick", "--channels", "16", "--seed", "3", "-o", "new/directory", path=str(tmp_path / "hidden"))
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     assert "No picture" in result.stdout
@@ -217,4 +235,4 @@ def test_an_error_ends_the_program_with_one_line(tmp_path):
     result = run(tmp_path, path)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr == f"learned_filterbank.py: error: {path} is not a WAV file: it does not begin with RIFF....WAVE\n"
+    assert result.stderr == f"speech_autoencoder.py: error: {path} is not a WAV file: it does not begin with RIFF....WAVE\n"

@@ -1,26 +1,28 @@
-"""Learns a filterbank for speech: a strided convolution takes the waveform apart, `conv1d_transpose` puts it together again.
+"""Learns to put speech together again from half as many numbers, by the upsampling layers of a vocoder, three `conv1d_transpose`.
 
-    python examples/learned_filterbank.py                        # the shipped speech; some 15 seconds on 2 cores
-    python examples/learned_filterbank.py any.wav -o results     # any other WAV; --help lists the options
+    python examples/speech_autoencoder.py                        # the shipped speech; under a minute on 2 cores
+    python examples/speech_autoencoder.py any.wav -o results     # any other WAV; --help lists the options
 
-The encoder is a short-time Fourier transform with learned filters in place of sines: 256 filters of 16 ms, every 8 ms, and a ReLU.
-The decoder is its transpose with filters of its own: each of the encoder's outputs adds one filter to the waveform. These are the two
-ends of Conv-TasNet (Y. Luo and N. Mesgarani, arXiv:1809.07454), which separates speakers in between. Here both start from noise and
-learn to reconstruct. There are more filters than that takes, so a small penalty on every output makes few of them do the work at a
-time. It turns them into short band-pass filters, most of them where speech has its energy, as E. C. Smith and M. S. Lewicki found
-(Efficient auditory coding, Nature 439, 2006).
+The encoder is a matrix: it makes 64 numbers of every 16 ms, 8 ms apart at 16 kHz. The decoder goes back to samples by transposed
+convolutions with the strides of HiFi-GAN's generator, 8, 8 and 2 (J. Kong et al., arXiv:2010.05646), and a leaky ReLU between them.
+Both start from noise, and the signal-to-noise ratio of the reconstruction is shown while they learn.
 
-Writes reconstruction.wav and, where matplotlib is present, learned_filterbank.png. Needs only jax, numpy and jaxdeconv.
+At the end the same training step is measured with `jax.lax.conv_transpose` and the derivative of it that JAX makes. Nothing else is
+different: the parameters, the loss and the optimizer are the same, and so are the new parameters, to rounding.
+
+Writes reconstruction.wav and, where matplotlib is present, speech_autoencoder.png. Needs only jax, numpy and jaxdeconv.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import struct
 import sys
 import time
 import wave
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -33,41 +35,62 @@ from jax import lax
 import jaxdeconv
 
 SPEECH = Path(__file__).parent / "data" / "speech.wav"
-HOP_SECONDS = 0.008  # filters are twice as long, so that neighbours overlap by half
-BATCH = 8  # segments in a training step
-LEARNING_RATE = 0.07  # over the root of the hop: Adam moves every tap alike, and high sample rates have more of them
-SPARSITY = 0.03  # 0 reconstructs better, with filters that resemble noise
+STRIDES = (8, 8, 2)
+KERNELS = (16, 16, 16)
+HOP = math.prod(STRIDES)  # samples between two frames, which are twice as long
+CODE = HOP // 2  # numbers that are left of as many samples
+BATCH, FRAMES = 8, 32  # segments in a training step, and frames in a segment
+LEARNING_RATE = 1e-2
+SLOPE = 0.3  # of the leaky ReLU, below zero
 
-Params: TypeAlias = dict[str, jax.Array]
+Params: TypeAlias = dict[str, list[jax.Array]]
+State: TypeAlias = tuple[Params, Params, Params]  # and Adam's two means
+Upsample: TypeAlias = Callable[[jax.Array, jax.Array, int, int], jax.Array]
 
 # --- The model --------------------------------------------------------------------------------------------------------------------
 
 
-def init(key: jax.Array, length: int, filters: int) -> Params:
-    """Noise. Encoder and decoder have one layout, [length, 1, filters]; the 1 is the waveform's channel."""
-    encoder_key, decoder_key = jax.random.split(key)
+def init(key: jax.Array, channels: int) -> Params:
+    """Noise. The encoder's filter is [2 * HOP, CODE]. The decoder's are [kernel, out, in]; the last one's channel is the waveform."""
+    widths = (CODE, channels, max(channels // 2, 1), 1)
+    shapes = [(kernel, after, before) for kernel, before, after in zip(KERNELS, widths, widths[1:], strict=False)]
+    encoder_key, *keys = jax.random.split(key, 1 + len(shapes))
+    reach = [kernel // stride * before for (kernel, _, before), stride in zip(shapes, STRIDES, strict=True)]  # inputs of an output
     return {
-        "encoder": 0.3 * jax.random.normal(encoder_key, (length, 1, filters)) / length**0.5,
-        "decoder": 0.3 * jax.random.normal(decoder_key, (length, 1, filters)) / filters**0.5,
+        "encoder": [jax.random.normal(encoder_key, (2 * HOP, CODE)) / (2 * HOP) ** 0.5],
+        "decoder": [jax.random.normal(k, shape) * (2 / n) ** 0.5 for k, shape, n in zip(keys, shapes, reach, strict=True)],
     }
 
 
 def encode(params: Params, audio: jax.Array) -> jax.Array:
-    """[batch, samples] -> [batch, frames, filters], with frames = ceil(samples / hop)."""
-    length, _, _ = params["encoder"].shape
-    layout = ("NWC", "WIO", "NWC")
-    encoded = lax.conv_general_dilated(audio[:, :, None], params["encoder"], (length // 2,), "SAME", dimension_numbers=layout)
-    return jax.nn.relu(encoded)
+    """[batch, samples] -> [batch, ceil(samples / HOP), CODE]."""
+    samples = audio.shape[1]
+    padded = jnp.pad(audio, ((0, 0), (HOP // 2, HOP // 2 + -samples % HOP)))
+    blocks = padded.reshape(len(audio), -1, HOP)
+    return jnp.concatenate([blocks[:, :-1], blocks[:, 1:]], axis=2) @ params["encoder"][0]
 
 
-def decode(params: Params, encoded: jax.Array, samples: int, forward_mode: bool = False) -> jax.Array:
-    """[batch, frames, filters] -> [batch, samples]."""
-    length, channels, _ = params["decoder"].shape
-    # As many frames come from `hop` different numbers of samples. output_shape says which one to return to, and thereby puts every
-    # filter where the encoder had it: nothing is padded before or trimmed after, whatever the length of the file.
-    shape = [encoded.shape[0], samples, channels]
-    decoded = jaxdeconv.conv1d_transpose(encoded, params["decoder"], shape, strides=length // 2, forward_mode=forward_mode)
-    return decoded[:, :, 0]
+def by_jaxdeconv(x: jax.Array, w: jax.Array, size: int, stride: int) -> jax.Array:
+    """A layer of the decoder, to any size that a convolution with this stride would have brought to x's."""
+    return jaxdeconv.conv1d_transpose(x, w, [len(x), size, w.shape[1]], strides=stride)
+
+
+def by_lax(x: jax.Array, w: jax.Array, size: int, stride: int) -> jax.Array:
+    """The same by lax, whose size is always stride times that of x."""
+    y = lax.conv_transpose(x, w, (stride,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"), transpose_kernel=True)
+    assert y.shape[1] == size
+    return y
+
+
+def decode(params: Params, code: jax.Array, samples: int, upsample: Upsample = by_jaxdeconv) -> jax.Array:
+    """[batch, frames, CODE] -> [batch, samples]."""
+    # As many frames come from HOP different numbers of samples. output_shape says which one to return to, layer by layer, and thereby
+    # puts every sample where the encoder had it: nothing is trimmed after, whatever the length of the file.
+    sizes = [-(-samples // math.prod(STRIDES[layer:])) for layer in range(1, len(STRIDES) + 1)]
+    x = code
+    for layer, (w, stride, size) in enumerate(zip(params["decoder"], STRIDES, sizes, strict=True)):
+        x = upsample(x if layer == 0 else jax.nn.leaky_relu(x, SLOPE), w, size, stride)
+    return x[:, :, 0]
 
 
 @jax.jit
@@ -80,39 +103,32 @@ def reconstruct(params: Params, audio: jax.Array) -> tuple[jax.Array, jax.Array]
 # --- Training ---------------------------------------------------------------------------------------------------------------------
 
 
-def loss(params: Params, audio: jax.Array, forward_mode: bool) -> jax.Array:
-    """Mean squared error and the penalty, of audio [batch, samples] of power 1."""
-    encoded = encode(params, audio)
-    decoded = decode(params, encoded, audio.shape[1], forward_mode)
-    # What an output adds to the waveform, not the output itself, which could be small at no cost with larger filters in the decoder.
-    norms = jnp.sqrt(jnp.sum(params["decoder"] ** 2, axis=(0, 1)) + 1e-12)
-    amplitude = encoded * norms / (params["decoder"].shape[0] // 2) ** 0.5
-    return jnp.mean((decoded - audio) ** 2) + SPARSITY * jnp.mean(jnp.sum(amplitude, axis=2))
+def loss(params: Params, audio: jax.Array, upsample: Upsample) -> jax.Array:
+    """Mean squared error of audio [batch, samples]."""
+    return jnp.mean((decode(params, encode(params, audio), audio.shape[1], upsample) - audio) ** 2)
 
 
-# A Python loop calls this, and no lax.scan: inside of a loop, XLA computes convolutions on CPU by a path that is ten times slower.
-@partial(jax.jit, static_argnames=("steps", "forward_mode"))
+@partial(jax.jit, static_argnames=("steps", "upsample"))
 def train_step(
-    state: tuple[Params, Params, Params], audio: jax.Array, key: jax.Array, step: int, *, steps: int, forward_mode: bool = False
-) -> tuple[Params, Params, Params]:
+    state: State, audio: jax.Array, key: jax.Array, step: int, *, steps: int, upsample: Upsample = by_jaxdeconv
+) -> State:
     """One step of Adam on random segments of audio [samples]."""
     params, mean, square = state
-    hop = params["encoder"].shape[0] // 2
-    segment = min(32 * hop, 8192, audio.size)  # the second bounds the time of a step, above 32 kHz
+    segment = min(FRAMES, audio.size // HOP) * HOP
     starts = jax.random.randint(jax.random.fold_in(key, step), (BATCH, 1), 0, audio.size - segment + 1)
-    grads = jax.grad(loss)(params, audio[starts + jnp.arange(segment)], forward_mode)
+    grads = jax.grad(loss)(params, audio[starts + jnp.arange(segment)], upsample)
     mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, grads)
     square = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, square, grads)
-    rate = LEARNING_RATE / hop**0.5 * 0.5 * (1 + jnp.cos(jnp.pi * step / steps))  # falls to zero
+    rate = LEARNING_RATE * 0.5 * (1 + jnp.cos(jnp.pi * step / steps))  # falls to zero
     rate *= jnp.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))  # mean and square started from zero
     params = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8), params, mean, square)
     return params, mean, square
 
 
-def train(audio: jax.Array, excerpt: jax.Array, length: int, filters: int, steps: int, seed: int) -> Params:
-    """Trains from noise, showing the SNR of an excerpt, and compares the time of a step with that by JAX's own derivative."""
+def train(audio: jax.Array, excerpt: jax.Array, channels: int, steps: int, seed: int) -> Params:
+    """Trains from noise, showing the SNR of an excerpt, and then compares the time of a step with lax's."""
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = init(init_key, length, filters)
+    params = init(init_key, channels)
     zeros = jax.tree.map(jnp.zeros_like, params)
     state = (params, zeros, zeros)
     for step in range(steps):
@@ -121,17 +137,29 @@ def train(audio: jax.Array, excerpt: jax.Array, length: int, filters: int, steps
         state = train_step(state, audio, key, step, steps=steps)
     show_progress(steps, steps, float(reconstruct(state[0], excerpt)[1]))
 
-    milliseconds = []
-    for forward_mode in (False, True):  # True leaves differentiation to JAX
-        durations = []
-        for _ in range(20):  # the first one compiles, which the median ignores
-            start = time.perf_counter()
-            jax.block_until_ready(train_step(state, audio, key, 0, steps=steps, forward_mode=forward_mode))
-            durations.append(1000 * (time.perf_counter() - start))
-        milliseconds.append(float(np.median(durations)))
-    ratio = milliseconds[1] / milliseconds[0]
-    print(f"One training step: {milliseconds[0]:.1f} ms. With JAX's own derivative of the decoder, {ratio:.1f} times that.")
+    ours, theirs = seconds_of_a_step(state, audio, key, steps)
+    print(f"One training step: {1e3 * ours:.1f} ms. By jax.lax.conv_transpose and JAX's own derivative of it: {1e3 * theirs:.1f} ms.")
+    print(f"jaxdeconv is {theirs / ours:.1f} times as fast here. By lax, {steps} steps would take {steps * theirs / 60:.1f} minutes.")
     return state[0]
+
+
+def seconds_of_a_step(state: State, audio: jax.Array, key: jax.Array, steps: int, budget: float = 6.0) -> list[float]:
+    """Medians by this library and by lax, in alternation; `budget` seconds of both, or a little more for three steps of each."""
+
+    def step(upsample: Upsample) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(train_step(state, audio, key, 0, steps=steps, upsample=upsample))
+        return time.perf_counter() - start
+
+    layers = (by_jaxdeconv, by_lax)
+    for upsample in layers:
+        step(upsample)  # compiles
+    durations: dict[Upsample, list[float]] = {upsample: [] for upsample in layers}
+    end = time.perf_counter() + budget
+    while len(durations[by_lax]) < 3 or (time.perf_counter() < end and len(durations[by_lax]) < 50):
+        for upsample in layers:
+            durations[upsample].append(step(upsample))
+    return [float(np.median(durations[upsample])) for upsample in layers]
 
 
 def show_progress(step: int, steps: int, snr: float) -> None:
@@ -212,8 +240,8 @@ def write_wav(path: Path, audio: np.ndarray, rate: int) -> None:
 # --- The picture ------------------------------------------------------------------------------------------------------------------
 
 
-def draw(path: Path, audio: np.ndarray, reconstruction: np.ndarray, rate: int, decoder: np.ndarray, title: str) -> bool:
-    """Draws the waveforms, and the decoder's filters [length, filters] by frequency; False where matplotlib is missing."""
+def draw(path: Path, audio: np.ndarray, reconstruction: np.ndarray, rate: int, title: str) -> bool:
+    """Draws both waveforms and both spectrograms; False where matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -222,7 +250,7 @@ def draw(path: Path, audio: np.ndarray, reconstruction: np.ndarray, rate: int, d
     from matplotlib import pyplot as plt
 
     blue, orange = "#1f5fa8", "#f07d13"
-    mosaic = [["wave", "wave"], ["zoom", "spectra"], ["time", "spectra"]]
+    mosaic = [["wave", "wave"], ["zoom", "zoom"], ["original", "reconstruction"]]
     figure, axes = plt.subplot_mosaic(mosaic, figsize=(12, 10), layout="constrained", height_ratios=[2, 2, 3])
     figure.suptitle(title, fontsize="x-large")
 
@@ -239,23 +267,19 @@ def draw(path: Path, audio: np.ndarray, reconstruction: np.ndarray, rate: int, d
         bound = 1.4 * np.abs(audio).max()  # leaves room for the legend
         axes[name].set(ylabel="amplitude", ylim=(-bound, bound))
         axes[name].legend(loc="upper right", ncols=2, frameon=False)
-
-    length, filters = decoder.shape
-    frequency = np.fft.rfftfreq(4 * length, 1 / rate)
-    spectra = np.abs(np.fft.rfft(decoder, 4 * length, axis=0))
-    peak = spectra.argmax(axis=0)
-    order = np.argsort(peak, kind="stable")
-    level = 20 * np.log10(spectra / spectra.max(axis=0) + 1e-6)
-    image = axes["spectra"].pcolormesh(range(filters), frequency / 1000, level[:, order], vmin=-40, vmax=0, cmap="magma")
-    figure.colorbar(image, ax=axes["spectra"], label="magnitude (dB relative to the filter's peak)")
-    axes["spectra"].set(title="Spectra of the decoder's filters, sorted by peak", xlabel="filter", ylabel="frequency (kHz)")
-    shown = order[np.unique(np.linspace(0, filters - 1, 10).round().astype(int)[1:-1])]
-    shapes = 0.45 * decoder / np.abs(decoder).max(axis=0)
-    axes["time"].plot(1000 * np.arange(length) / rate, shapes[:, shown] + np.arange(len(shown)), color=blue)
-    axes["time"].set_yticks(range(len(shown)), [f"{frequency[peak[index]]:.0f} Hz" for index in shown])
-    axes["time"].set(title="Some of them in time, named by their peaks", xlabel="time (ms)")
-    for name in ("wave", "zoom", "time"):
         axes[name].margins(x=0)
+
+    length = min(4 * HOP, audio.size)
+    window = np.hanning(length)
+    hop = max(length // 4, audio.size // 2000)
+    levels = {}
+    for name, signal in {"original": audio, "reconstruction": reconstruction}.items():
+        frames = np.lib.stride_tricks.sliding_window_view(signal, length)[::hop]
+        levels[name] = 20 * np.log10(np.abs(np.fft.rfft(frames * window)) + 1e-9).T
+    top, extent = levels["original"].max(), (0, audio.size / rate, 0, rate / 2000)
+    for name, level in levels.items():
+        axes[name].imshow(level, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
+        axes[name].set(title=f"Spectrogram of the {name}", xlabel="time (s)", ylabel="frequency (kHz)")
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
@@ -273,20 +297,19 @@ def positive(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads, trains, writes."""
-    parser = argparse.ArgumentParser(description="Learns a filterbank that takes speech apart and puts it together again.")
+    parser = argparse.ArgumentParser(description="Learns to put speech together again from half as many numbers.")
     parser.add_argument("wav", nargs="?", type=Path, default=SPEECH, help="any WAV file of speech (default: the shipped one)")
     parser.add_argument("-o", "--output-dir", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
-    parser.add_argument("--steps", type=positive, default=4000, help="of training (default: %(default)s)")
-    parser.add_argument("--filters", type=positive, default=256, help="in the encoder and in the decoder (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=1500, help="of training (default: %(default)s)")
+    parser.add_argument("--channels", type=positive, default=128, help="after the decoder's first layer (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the initial filters and the training segments (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="train for 100 steps only, to see that everything works")
     args = parser.parse_args(arguments)
-    wav_path, png_path = args.output_dir / "reconstruction.wav", args.output_dir / "learned_filterbank.png"
+    wav_path, png_path = args.output_dir / "reconstruction.wav", args.output_dir / "speech_autoencoder.png"
     try:
         audio, rate = read_wav(args.wav)
-        hop = max(round(HOP_SECONDS * rate), 1)
-        if audio.size < 2 * hop:
-            raise WavError(f"is too short: it has {audio.size} samples, and one filter of 16 ms has {2 * hop}")
+        if audio.size < 2 * HOP:
+            raise WavError(f"is too short: it has {audio.size} samples, and one frame has {2 * HOP}")
         if args.wav.resolve() == wav_path.resolve():
             raise WavError("would be overwritten by the reconstruction; name another directory with -o")
         args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -296,19 +319,19 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: error: {args.wav} {err}\n")
     except OSError as err:
         parser.exit(2, f"{parser.prog}: error: {args.output_dir} cannot be written to: {err.strerror}\n")
-    print(f"{args.wav}: {audio.size / rate:.1f} s at {rate} Hz. {args.filters} filters of {2 * hop} samples, {hop} samples apart.")
+    print(f"{args.wav}: {audio.size / rate:.1f} s at {rate} Hz, {CODE} numbers for every {HOP} samples, and back by strides {STRIDES}")
 
     scale = np.sqrt(np.mean(audio**2))  # to power 1, so that quiet files train like loud ones
     signal = jnp.asarray(audio / scale, jnp.float32)
     excerpt = signal[loudest(audio, 10 * rate)]  # the whole, but for long files, which would take long to evaluate
-    params = train(signal, excerpt, 2 * hop, args.filters, 100 if args.quick else args.steps, args.seed)
+    params = train(signal, excerpt, args.channels, 100 if args.quick else args.steps, args.seed)
     decoded, snr = reconstruct(params, signal)
     reconstruction = scale * np.asarray(decoded, np.float64)
     print(f"Final SNR: {snr:.2f} dB")
     write_wav(wav_path, reconstruction, rate)
     print(f"Wrote {wav_path}")
-    title = f"{args.filters} filters of {2000 * hop / rate:.0f} ms, learned from {args.wav.name}: SNR {snr:.1f} dB"
-    if draw(png_path, audio, reconstruction, rate, np.asarray(params["decoder"][:, 0]), title):
+    title = f"{args.wav.name} from {CODE} numbers for every {HOP} samples: SNR {snr:.1f} dB"
+    if draw(png_path, audio, reconstruction, rate, title):
         print(f"Wrote {png_path}")
     else:
         print("No picture, because matplotlib is not installed")
