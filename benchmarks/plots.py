@@ -1,5 +1,6 @@
 """Figures of the records. Needs matplotlib."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.compare import ratios
+from benchmarks.tables import digits, geometric_mean
 
 mpl.rcParams["svg.hashsalt"] = "benchmarks"  # the same record gives the same file
 
-_FASTER, _SLOWER, _LAX = "#1f6f8b", "#d1495b", "#9a9a9a"
+_FASTER, _SLOWER, _LAX = "#2a8fb2", "#d1495b", "#9a9a9a"  # seen on white and on black
 
 
 def plot_ratios(record: Mapping[str, Any], modes: Sequence[str], path: Path) -> None:
@@ -26,7 +28,7 @@ def plot_ratios(record: Mapping[str, Any], modes: Sequence[str], path: Path) -> 
                 axis.plot(each["lax"], row, "o", color=_LAX, markerfacecolor="none", markersize=4)
             if "best" in each:
                 axis.plot(each["best"], row, "o", color=_FASTER if each["best"] >= 1 else _SLOWER, markersize=5)
-        axis.axvline(1, color="black", linewidth=0.8)
+        axis.axvline(1, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
         axis.set_xscale("log")
         axis.set_title(mode, fontsize=10)
         axis.set_xlabel("time of the other / time of jaxdeconv")
@@ -61,4 +63,29 @@ def plot_scaling(record: Mapping[str, Any], modes: Sequence[str], path: Path) ->
         axis.grid(linewidth=0.3, alpha=0.6)
     axes[0].set_ylabel("milliseconds")
     axes[0].legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_training(rows: Mapping[str, Sequence[float]], path: Path) -> None:
+    """A row of points for each name, each a time of the other over that of jaxdeconv, and their geometric mean in words."""
+    figure = Figure(figsize=(8, 1.1 + 0.5 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    for row, values in enumerate(rows.values()):
+        shift = [0.22 * math.sin(index * 2.4) for index in range(len(values))]  # apart, and alike at every run
+        colors = [_FASTER if value >= 1 else _SLOWER for value in values]
+        axis.scatter(values, [row + each for each in shift], s=12, c=colors, alpha=0.7, linewidths=0)
+        mean = geometric_mean(values)
+        axis.plot([mean, mean], [row - 0.34, row + 0.34], color=mpl.rcParams["text.color"], linewidth=2)
+        axis.annotate(f"{digits(mean)}x", (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=11)
+    axis.axvline(1, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_yticks(range(len(rows)), list(rows), fontsize=10)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlabel("training step: time of the other / time of jaxdeconv")
+    axis.annotate("mean", (1.02, 1.02), xycoords="axes fraction", fontsize=9)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", which="major", linewidth=0.4, alpha=0.7)
+    axis.set_axisbelow(True)
     figure.savefig(path, dpi=150)

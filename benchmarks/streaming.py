@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="samples of each (default 7)")
     rounds = parser.parse_args().rounds
     torch = None if missing("torch") or jax.default_backend() != "cpu" else importlib.import_module("torch")
-    headers = ["layer (in, out, kernel, stride)", "chunk", "step ms", "context ms", "lax context ms", "torch ms"]
+    others = ("context", "lax context", "torch")
+    compared = [each for way in others for each in (f"{way} ms", f"{way} / step")]
+    headers = ["layer (in, out, kernel, stride)", "chunk", "step ms", *compared]
     rows = []
     for name in NAMES:
         for width in CHUNKS:
@@ -71,15 +73,9 @@ def main() -> None:
             callables, expected = build(layer, torch)
             seconds = medians(alternate(callables, rounds))
             label = f"{name} ({layer.in_channels}, {layer.out_channels}, {layer.kernel[0]}, {layer.strides[0]})"
-            others = ("context", "lax context", "torch")
-            rows.append(
-                [label, str(width), milliseconds(seconds["step"])]
-                + [
-                    f"{milliseconds(seconds[each])}, {ratio(seconds[each] / seconds['step'])}" if each in seconds else "-"
-                    for each in others
-                ]
-                + [digits(expected)]
-            )
+            times = [seconds.get(each) for each in others]
+            compared = [cell for each in times for cell in (milliseconds(each), ratio(each and each / seconds["step"]))]
+            rows.append([label, str(width), milliseconds(seconds["step"]), *compared, digits(expected)])
     print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}\n")
     print(table([*headers, "expected"], rows))
 

@@ -1,5 +1,5 @@
 """Writes the records in ../benchmarks/, of `python -m benchmarks ... --json` on CPU and of `benchmarks.estimates`, into the pages,
-and draws them into ../img/.
+and draws them into ../img/. A ratio is the time of the other over that of jaxdeconv, and a cell has one quantity.
 
 Run with `python docs/figures/benchmarks.py`; needs matplotlib. What stands between `<!-- FIGURES name -->` and `<!-- /FIGURES -->` in
 the README or a page is replaced by what FIGURES has of that name; where there is no such record, it stays. --check writes nothing and
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import style
+
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in which `benchmarks` is this file
 
 from benchmarks import accelerate, estimates, inside
@@ -23,8 +25,8 @@ from benchmarks.compare import OURS, ratios
 from benchmarks.layers import LAYERS, QUICK
 from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS, MIXTURE, columns
 from benchmarks.peers import MODES
-from benchmarks.plots import plot_ratios, plot_scaling
-from benchmarks.tables import geometric_mean, milliseconds, ratio, table
+from benchmarks.plots import plot_ratios, plot_scaling, plot_training
+from benchmarks.tables import digits, geometric_mean, milliseconds, ratio, table
 from benchmarks.variants import LAYOUTS, TORCH, pair_report
 
 Record = Mapping[str, Any]
@@ -33,7 +35,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
 GOALS = {"forward": (1.3, 0.9), "train": (1.5, 0.9)}  # of the fastest peer's time over ours: the geometric mean, the least
-AUTODIFF = 20  # of lax's, in training
+AUTODIFF = {"forward": (None, None), "train": (20, None)}  # of lax's
+LAX = ("jaxdeconv", "lax")
 SHOWN = ("hifigan.up1.b1", "hifigan.up2.b1", "hifigan.up3.b16", "encodec.up2.b1", "dcgan.up4.b16", "unet3d.k3.b1")
 NAMES = {layer.name: layer for layer in LAYERS}
 FACTOR = {"forward": 1, "train": 3}
@@ -43,6 +46,8 @@ def kind(record: Record) -> str:
     """Which option of `python -m benchmarks` wrote it."""
     if "chip" in record["environment"]:
         return "estimates"
+    if "repositories" in record:
+        return "repositories"
     if "inside" in record:
         return "inside random" if record["random"] else "inside"
     if "accelerate" in record:
@@ -62,10 +67,11 @@ def kind(record: Record) -> str:
 
 
 def environment(record: Record, source: str) -> str:
+    """The line below a table: the file, which is a link, the processor and the versions."""
     found = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     where = f"{found['cpu']}, {found['cores']} cores, {record['dtype']}, {found['date'][:10]}; {versions}"
-    return f"Recorded in [{source}](benchmarks/{source}): {where}."
+    return f"Recorded in {source}: {where}."
 
 
 def name(case: Record) -> str:
@@ -87,25 +93,23 @@ def comparison(record: Record, mode: str) -> str:
         share = f"{100 * flops / ours / record['matrix_rate']:.0f}%"
         times = [milliseconds(ours), peer, milliseconds(theirs)]
         rows.append([name(case), *times, ratio(found["best"]), ratio(found.get("lax")), share])
-    return table(["case", "jaxdeconv ms", "fastest peer", "its ms", "its ratio", "lax ratio", "of matrix rate"], rows)
+    return table(["case", "jaxdeconv ms", "fastest peer", "its ms", "fastest / ours", "lax / ours", "of matrix rate"], rows)
 
 
 def summary(record: Record, source: str) -> str:
     rows = []
     for mode in MODES:
-        best = {name(case): ratios(case, mode)["best"] for case in record["cases"]}
-        mean, least = GOALS[mode]
-        worst = min(best, key=best.__getitem__)
-        found = f"{ratio(best[worst])} ({worst}), below in {sum(value < least for value in best.values())} of {len(best)}"
-        rows.append([f"{mode}: fastest peer, geometric mean", f"{mean}x", ratio(geometric_mean(list(best.values())))])
-        rows.append([f"{mode}: fastest peer, least", f"{least}x", found])
-    for mode, goal in (("forward", "-"), ("train", f"{AUTODIFF}x")):
-        lax = [ratios(case, mode)["lax"] for case in record["cases"]]
-        found = f"{ratio(geometric_mean(lax))}, from {ratio(min(lax))} to {ratio(max(lax))}"
-        rows.append([f"{mode}: lax, geometric mean", goal, found])
+        for peer, goals in (("best", GOALS[mode]), ("lax", AUTODIFF[mode])):
+            found = {name(case): ratios(case, mode)[peer] for case in record["cases"]}
+            least = min(found, key=found.__getitem__)
+            mean, goal, low = geometric_mean(list(found.values())), *(ratio(each) for each in goals)
+            below = str(sum(value < 1 for value in found.values()))
+            row = [f"{mode}, {'the fastest peer' if peer == 'best' else 'lax'}", ratio(mean), goal, ratio(found[least]), low]
+            rows.append([*row, least, below, ratio(max(found.values()))])
+    headers = ["ratio", "mean", "goal", "least", "goal", "which is", f"below 1x, of {len(record['cases'])}", "most"]
     figure = "![Time of the fastest peer and of lax over that of jaxdeconv, for each case](img/benchmarks.svg)"
     rate = f"The matrix rate was {record['matrix_rate'] / 1e9:.0f} GFLOP/s."
-    return f"{table(['ratio', 'goal', 'reached'], rows)}\n\n{environment(record, source)} {rate}\n\n{figure}"
+    return f"{table(headers, rows)}\n\n{environment(record, source)} {rate}\n\n{figure}"
 
 
 def compilation(record: Record, source: str) -> str:
@@ -116,23 +120,46 @@ def compilation(record: Record, source: str) -> str:
         held = {case: found["compile"][OURS]["temporary_bytes"] / max(found["operand_bytes"]) for case, found in each.items()}
         slowest, largest = max(times, key=lambda case: times[case][0]), max(held, key=held.__getitem__)
         medians = [milliseconds(statistics.median(side)) for side in zip(*times.values(), strict=True)]
-        most = f"{milliseconds(times[slowest][0])} ({slowest})"
-        rows.append([mode, *medians, most, f"{statistics.median(held.values()):.2f}", f"{held[largest]:.2f} ({largest})"])
-    headers = ["", "compile ms, median", "lax ms, median", "compile ms, most", "temporaries / largest operand, median", "most"]
-    return table(headers, rows)
+        most = [milliseconds(times[slowest][0]), slowest]
+        rows.append([mode, *medians, *most, f"{statistics.median(held.values()):.2f}", f"{held[largest]:.2f}", largest])
+    headers = ["", "compile ms, median", "lax ms, median", "compile ms, most", "which is"]
+    return table([*headers, "temporaries / largest operand, median", "most", "which is"], rows)
+
+
+def of_torch(case: Record, mode: str) -> float | None:
+    """The seconds of the faster of torch's two layouts."""
+    seconds = case["modes"][mode]["seconds"]
+    return min((seconds[peer] for peer in ("torch", "torch channels_last") if peer in seconds), default=None)
+
+
+def over(theirs: float | None, ours: float) -> str:
+    return ratio(theirs and theirs / ours)
 
 
 def shown(record: Record, source: str) -> str:
     """The few layers of the README and of the page on gradients."""
     found = {name(case): case for case in record["cases"]}
     rows = []
-    for case in SHOWN:
-        if case in found:
-            forward, train = (found[case]["modes"][mode]["seconds"] for mode in MODES)
-            lax = f"{milliseconds(train['lax'])} ms, {ratio(train['lax'] / train[OURS])}"
-            rows.append([label(case), milliseconds(forward[OURS]), milliseconds(train[OURS]), lax])
-    headers = ["layer (batch, size, in, out, kernel, stride)", "forward ms", "with both gradients ms", "the same by JAX's autodiff"]
-    return table(headers, rows)
+    for case in (found[each] for each in SHOWN if each in found):
+        row = [label(name(case))]
+        for mode in MODES:
+            seconds = case["modes"][mode]["seconds"]
+            row += [milliseconds(seconds[OURS]), over(seconds["lax"], seconds[OURS]), over(of_torch(case, mode), seconds[OURS])]
+        rows.append(row)
+    headers = ["layer (batch, size, in, out, kernel, stride)", "forward ms", "lax", "torch", "with both gradients ms", "lax", "torch"]
+    return f"{table(headers, rows)}\n\n{environment(record, source)}"
+
+
+def random_summary(lax: Record, lax_source: str, torch: Record, torch_source: str) -> str:
+    """What two other libraries take on random layers, in short."""
+    rows = []
+    for mode in MODES:
+        for record, pair in ((lax, LAX), (torch, TORCH)):
+            values = sorted(pair_ratios(record, pair, mode).values())
+            below = str(sum(value < 1 for value in values))
+            rows.append([f"{mode}, {pair[1]}", str(len(values)), *map(ratio, (geometric_mean(values), values[0], values[-1])), below])
+    text = table(["", "layers", "mean", "least", "most", "below 1x"], rows)
+    return f"{text}\n\n{environment(lax, f'{lax_source} and {torch_source}')}"
 
 
 def label(case: str) -> str:
@@ -151,22 +178,32 @@ def column(name: str) -> str:
 
 def lowerings(record: Record, source: str) -> str:
     """The choices against the best, and the times of a few layers."""
-    summary, rows = [], []
+    summary, regrets, rows = [], [], []
     for letter in CONTRACTIONS:
         cases = [case for case in record["cases"] if case["contraction"] == letter]
         regret = {name(case): case["regret"] for case in cases}
         worst = max(regret, key=regret.__getitem__)
         fastest_ones, chosen = [column(best(case)) for case in cases], [column(case["chosen"]) for case in cases]
-        counts = [f"{fastest_ones.count(each)}, {chosen.count(each)}" for each in COLUMNS]
-        summary.append([letter, *counts, f"{geometric_mean(list(regret.values())):.3f}x", f"{ratio(regret[worst])} ({worst})"])
+        for what, of in (("fastest", fastest_ones), ("chosen", chosen)):
+            summary.append([f"{letter}, {what}", *(str(of.count(each)) for each in COLUMNS)])
+        regrets.append([letter, f"{geometric_mean(list(regret.values())):.3f}x", ratio(regret[worst]), worst])
     for case in record["cases"]:
         if name(case) in QUICK or case["regret"] > 1.2:
             times = map(milliseconds, columns(case["seconds"]))
             rows.append([f"{name(case)} {case['contraction']}", *times, case["chosen"], ratio(case["regret"])])
-    counted = table(["", *(f"{each}: fastest, chosen" for each in COLUMNS), "regret, mean", "regret, worst"], summary)
+    counted = table(["layers", *COLUMNS], summary)
+    cost = table(["", "regret, mean", "worst", "which is"], regrets)
     timed = table(["case", *(f"{each} ms" for each in COLUMNS), "chosen", "regret"], rows)
-    text = "In how many layers each lowering is the fastest, in how many it is chosen, and the regret (geometric mean):"
-    return f"{text}\n\n{counted}\n\nA few layers, and all with a regret above 1.2x:\n\n{timed}\n\n{environment(record, source)}"
+    texts = (
+        "In how many layers each lowering is the fastest, and in how many it is chosen:",
+        counted,
+        "The regret, of which the mean is geometric:",
+        cost,
+        "A few layers, and all with a regret above 1.2x:",
+        timed,
+        environment(record, source),
+    )
+    return "\n\n".join(texts)
 
 
 def sizes_of(layer: Record) -> str:
@@ -196,33 +233,39 @@ def random_lowerings(record: Record, source: str) -> str:
         [
             sizes_of(case["layer"]),
             case["contraction"],
-            f"{case['chosen']}, {milliseconds(case['seconds'][case['chosen']])}",
-            f"{best(case)}, {milliseconds(case['seconds'][best(case)])}",
+            case["chosen"],
+            milliseconds(case["seconds"][case["chosen"]]),
+            best(case),
+            milliseconds(case["seconds"][best(case)]),
             ratio(case["regret"]),
         ]
         for case in sorted(noted, key=lambda case: -case["regret"])
     ]
     text = table(headers, rows)
     if worst:
-        text += "\n\n" + table(["layer", "", "chosen, ms", "fastest, ms", "regret"], worst)
+        text += "\n\n" + table(["layer", "", "chosen", "ms", "fastest", "ms", "regret"], worst)
     return f"{text}\n\nSeed {record['seed']}. {environment(record, source)}"
 
 
 LIMITS = (1, 0.9, 0.7, 0.4)
 
 
+def pair_ratios(record: Record, pair: Sequence[str], mode: str) -> dict[str, float]:
+    """The time of the second over that of the first, by layer."""
+    seconds = {name(case): case["modes"][mode]["seconds"] for case in record["cases"]}
+    return {each: found[pair[1]] / found[pair[0]] for each, found in seconds.items() if set(pair) <= set(found)}
+
+
 def random_pair(record: Record, source: str, pair: Sequence[str], far: float) -> str:
     """Random layers by this library and by another one, and those where the ratio of the times is below `far`."""
     rows, worst = [], []
+    cases = {name(case): case for case in record["cases"]}
     for mode in MODES:
-        found = {}
-        for case in record["cases"]:
-            seconds = case["modes"][mode]["seconds"]
-            if set(pair) <= set(seconds):
-                ours, theirs = (seconds[each] for each in pair)
-                found[name(case)] = theirs / ours
-                if theirs / ours < far:
-                    worst.append([sizes_of(case["layer"]), mode, milliseconds(ours), milliseconds(theirs), ratio(theirs / ours)])
+        found = pair_ratios(record, pair, mode)
+        for layer, value in found.items():
+            if value < far:
+                ours, theirs = (cases[layer]["modes"][mode]["seconds"][each] for each in pair)
+                worst.append([sizes_of(cases[layer]["layer"]), mode, milliseconds(ours), milliseconds(theirs), ratio(value)])
         values = list(found.values())
         below = [str(sum(value < limit for value in values)) for limit in LIMITS]
         rows.append([mode, str(len(values)), ratio(geometric_mean(values)), *below, ratio(min(values)), ratio(max(values))])
@@ -259,35 +302,88 @@ def accelerated(record: Record, source: str) -> str:
     return f"{accelerate.accelerated_report(record)}\n\n{environment(record, source)}"
 
 
+def repositories(record: Record, source: str) -> str:
+    """Published repositories as they are, before and after."""
+    headers, rows = ["repository", "model", "commit", "framework"], []
+    headers += [f"{what} ms, {when}" for what in ("step", "4 in a scan", "forward") for when in ("as it is", "accelerated")]
+    for each in record["repositories"]:
+        times = [each["seconds"][f"{how}{what}"] for what in ("step", "scan", "forward") for how in ("", "accelerated ")]
+        where = [each["repository"], each["model"], each["commit"][:8], each["framework"]]
+        rows.append([*where, *map(milliseconds, times)])
+    return f"{table(headers, rows)}\n\n{environment(record, source)}"
+
+
+def accelerated_ratios(found: Sequence[Record], what: str) -> list[float]:
+    return [each["seconds"][what] / each["seconds"][f"accelerated {what}"] for each in found]
+
+
+def repositories_summary(record: Record, source: str) -> str:
+    """In a sentence or two, for the README."""
+    texts = []
+    for what in ("step", "scan"):
+        values = accelerated_ratios(record["repositories"], what)
+        mean, least, most = (digits(each) for each in (geometric_mean(values), min(values), max(values)))
+        texts.append(f"{mean} times as fast in the mean, {least} at least and {most} at most")
+    count = len(record["repositories"])
+    text = f"So it was tried on {count} published repositories. A training step is {texts[0]}. Four in a `lax.scan` are {texts[1]}."
+    return f"{text} {environment(record, source)}"
+
+
+def training(found: Mapping[str, tuple[Record, str]]) -> Mapping[str, Sequence[float]]:
+    """The rows of the chart: in training, the time of the other over ours, as far as there are records."""
+
+    def record(kind: str) -> Record:
+        return found[kind][0]
+
+    rows = {}
+    if "repositories" in found:
+        each = record("repositories")["repositories"]
+        rows[f"{len(each)} published models, whole, accelerated"] = accelerated_ratios(each, "step")
+    if "comparison" in found:
+        cases = record("comparison")["cases"]
+        rows[f"{len(cases)} layers of published models, lax"] = [ratios(case, "train")["lax"] for case in cases]
+        torch = [of_torch(case, "train") for case in cases]
+        pairs = [(theirs, case["modes"]["train"]["seconds"][OURS]) for theirs, case in zip(torch, cases, strict=True) if theirs]
+        rows[f"{len(pairs)} layers of published models, torch"] = [theirs / ours for theirs, ours in pairs]
+    for kind, pair in {"comparison random": LAX, "torch random": TORCH}.items():
+        if kind in found:
+            values = list(pair_ratios(record(kind), pair, "train").values())
+            rows[f"{len(values)} random layers, {pair[1]}"] = values
+    return rows
+
+
 def estimated(record: Record, source: str) -> str:
     found = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     where = f"compiled for {found['chip']}, {record['dtype']}, {found['date'][:10]}; {versions}"
     report = estimates.report(record, QUICK)
     count = len(record["cases"])
-    return f"A few layers; the means are of {count}.\n\n{report}\n\nRecorded in [{source}](benchmarks/{source}): {where}."
+    return f"A few layers; the means are of {count}.\n\n{report}\n\nRecorded in {source}: {where}."
 
 
-FIGURES: Mapping[str, tuple[str, Callable[[Record, str], str]]] = {
-    "summary": ("comparison", summary),
-    "forward": ("comparison", lambda record, source: comparison(record, "forward")),
-    "train": ("comparison", lambda record, source: comparison(record, "train")),
-    "compile": ("comparison", compilation),
-    "shown": ("comparison", shown),
-    "lowerings": ("lowerings", lowerings),
-    "lowerings-random": ("lowerings random", random_lowerings),
-    "lowerings-random-first": ("lowerings random first", random_lowerings),
-    "torch-random": ("torch random", lambda record, source: random_pair(record, source, TORCH, 0.5)),
-    "lax-random": ("comparison random", lambda record, source: random_pair(record, source, ("jaxdeconv", "lax"), 0.9)),
-    "scaling": ("scaling", scaling),
-    "layouts": ("layouts", layouts),
-    "inside": ("inside", inside_programs),
-    "inside-random": ("inside random", inside_programs),
-    "accelerated": ("accelerate", accelerated),
-    "accelerated-random": ("accelerate random", accelerated),
-    "tpu": ("estimates", estimated),
+FIGURES: Mapping[str, tuple[Sequence[str], Callable[..., str]]] = {
+    "summary": (["comparison"], summary),
+    "forward": (["comparison"], lambda record, source: comparison(record, "forward")),
+    "train": (["comparison"], lambda record, source: comparison(record, "train")),
+    "compile": (["comparison"], compilation),
+    "shown": (["comparison"], shown),
+    "random": (["comparison random", "torch random"], random_summary),
+    "lowerings": (["lowerings"], lowerings),
+    "lowerings-random": (["lowerings random"], random_lowerings),
+    "lowerings-random-first": (["lowerings random first"], random_lowerings),
+    "torch-random": (["torch random"], lambda record, source: random_pair(record, source, TORCH, 0.5)),
+    "lax-random": (["comparison random"], lambda record, source: random_pair(record, source, LAX, 0.9)),
+    "scaling": (["scaling"], scaling),
+    "layouts": (["layouts"], layouts),
+    "inside": (["inside"], inside_programs),
+    "inside-random": (["inside random"], inside_programs),
+    "accelerated": (["accelerate"], accelerated),
+    "accelerated-random": (["accelerate random"], accelerated),
+    "repositories": (["repositories"], repositories),
+    "repositories-short": (["repositories"], repositories_summary),
+    "tpu": (["estimates"], estimated),
 }
-"""By name: the kind of record, and the Markdown that is made of one."""
+"""By name: the kinds of records, and the Markdown that is made of one of each and a link to it."""
 
 
 def records() -> dict[str, tuple[Record, str]]:
@@ -301,22 +397,29 @@ def records() -> dict[str, tuple[Record, str]]:
     return found
 
 
-def filled(text: str, found: Mapping[str, tuple[Record, str]]) -> str:
-    def figure(match: re.Match[str]) -> str:
-        wanted, function = FIGURES.get(match[1], (None, None))
-        if wanted not in found:
-            return match[0]
-        return f"<!-- FIGURES {match[1]} -->\n{function(*found[wanted])}\n<!-- /FIGURES -->"
+def filled(page: Path, found: Mapping[str, tuple[Record, str]]) -> str:
+    """The page's text with its figures."""
 
-    return re.sub(r"<!-- FIGURES (\S+) -->\n.*?<!-- /FIGURES -->", figure, text, flags=re.DOTALL)
+    def figure(match: re.Match[str]) -> str:
+        wanted, function = FIGURES.get(match[1], ((), None))
+        if function is None or not set(wanted) <= set(found):
+            return match[0]
+        folder = os.path.relpath(DOCS / "benchmarks", page.parent)
+        arguments = [part for kind in wanted for part in (found[kind][0], f"[{found[kind][1]}]({folder}/{found[kind][1]})")]
+        return f"<!-- FIGURES {match[1]} -->\n{function(*arguments)}\n<!-- /FIGURES -->"
+
+    return re.sub(r"<!-- FIGURES (\S+) -->\n.*?<!-- /FIGURES -->", figure, page.read_text(), flags=re.DOTALL)
 
 
 def draw(found: Mapping[str, tuple[Record, str]]) -> None:
     os.environ["SOURCE_DATE_EPOCH"] = "0"  # the same record gives the same file
+    style.use(Path(__file__).parent / "docs.mplstyle")
     if "comparison" in found:
         plot_ratios(found["comparison"][0], MODES, DOCS / "img" / "benchmarks.svg")
     if "scaling" in found:
         plot_scaling(found["scaling"][0], MODES, DOCS / "img" / "scaling.svg")
+    if rows := training(found):
+        plot_training(rows, DOCS / "img" / "training.svg")
 
 
 def main() -> int:
@@ -324,13 +427,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page would change")
     check = parser.parse_args().check
     found = records()
-    stale = [page for page in PAGES if filled(page.read_text(), found) != page.read_text()]
+    stale = [page for page in PAGES if filled(page, found) != page.read_text()]
     if check:
         for page in stale:
             print(f"{page.relative_to(ROOT)} is not what docs/benchmarks has: run python docs/figures/benchmarks.py")
         return 1 if stale else 0
     for page in stale:
-        page.write_text(filled(page.read_text(), found))
+        page.write_text(filled(page, found))
     draw(found)
     return 0
 

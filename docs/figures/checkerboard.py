@@ -40,7 +40,7 @@ def main():
     }
     axis = np.linspace(-1, 1, SIZE)
     picture = 1 + 0.5 * np.exp(-2 * (axis[:, None] ** 2 + axis**2))
-    mpl.rcParams |= {"svg.hashsalt": "jaxdeconv", "font.family": "sans-serif", "svg.fonttype": "path"}
+    plt.style.use(Path(__file__).parent / "docs.mplstyle")
     figure, all_axes = plt.subplots(1, len(filters), figsize=(9.2, 2.7))
     for axes, (title, w) in zip(all_axes, filters.items(), strict=True):
         y = upsampled(picture, np.asarray(w, np.float64).reshape(w.shape[:2]))

@@ -6,6 +6,8 @@ Run with `python docs/figures/placement.py`; needs matplotlib.
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_rgb
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -24,12 +26,14 @@ WINDOWS = [
 
 
 def cell(axes, x, y, text="", color="white", alpha=1.0, **keywords):
-    axes.add_patch(Rectangle((x, y), 1, 0.8, facecolor=color, alpha=alpha, edgecolor="#333333", linewidth=0.8, **keywords))
-    axes.text(x + 0.5, y + 0.4, text, ha="center", va="center", fontsize=8.5)
+    """Opaque and light, whatever is behind the figure, with the colour mixed with white."""
+    mixed = alpha * np.array(to_rgb(color)) + 1 - alpha
+    axes.add_patch(Rectangle((x, y), 1, 0.8, facecolor=mixed, edgecolor="#333333", linewidth=0.8, **keywords))
+    axes.text(x + 0.5, y + 0.4, text, ha="center", va="center", fontsize=8.5, color="#222222")
 
 
 def main():
-    mpl.rcParams |= {"svg.hashsalt": "jaxdeconv", "font.family": "sans-serif", "svg.fonttype": "path"}
+    plt.style.use(Path(__file__).parent / "docs.mplstyle")
     figure, axes = plt.subplots(figsize=(9.2, 5.4))
     y = 0.0
 

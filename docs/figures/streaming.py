@@ -6,6 +6,8 @@ Run with `python docs/figures/streaming.py`; needs matplotlib.
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_rgb
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -19,15 +21,16 @@ TARGET = Path(__file__).parent.parent / "img" / "streaming.svg"
 
 
 def main():
-    mpl.rcParams |= {"svg.hashsalt": "jaxdeconv", "font.family": "sans-serif", "svg.fonttype": "path"}
+    plt.style.use(Path(__file__).parent / "docs.mplstyle")
     figure, axes = plt.subplots(figsize=(9.2, 4.4))
 
     def cells(start, stop, y, color, alpha, style="-", numbers=False):
         for m in range(start, stop):
-            look = {"facecolor": color, "alpha": alpha, "linestyle": style, "edgecolor": "#333333", "linewidth": 0.8}
+            mixed = alpha * np.array(to_rgb(color)) + 1 - alpha  # opaque and light, whatever is behind the figure
+            look = {"facecolor": mixed, "linestyle": style, "edgecolor": "#333333", "linewidth": 0.8}
             axes.add_patch(Rectangle((m, y), 1, 0.8, **look))
             if numbers:
-                axes.text(m + 0.5, y + 0.4, str(m), ha="center", va="center", fontsize=8.5)
+                axes.text(m + 0.5, y + 0.4, str(m), ha="center", va="center", fontsize=8.5, color="#222222")
 
     def label(text, y):
         axes.text(-0.4, y + 0.4, text, ha="right", va="center", fontsize=10)
@@ -43,8 +46,8 @@ def main():
             label("plus the state", y - 1)
             cells(begin, begin + OVERLAP, y - 1, COLORS[index - 1], 0.2, ":")
             y -= 1
-        axes.annotate("", (end + 0.1, y - 0.95), (end + 0.1, y - 0.1), arrowprops={"arrowstyle": "->", "color": "#555555"})
-        axes.text(end + 0.35, y - 0.5, f"state: {OVERLAP} sums", fontsize=9, color="#555555", va="center")
+        axes.annotate("", (end + 0.1, y - 0.95), (end + 0.1, y - 0.1), arrowprops={"arrowstyle": "->", "color": "#808080"})
+        axes.text(end + 0.35, y - 0.5, f"state: {OVERLAP} sums", fontsize=9, va="center")
         y -= 1.8
         begin = end
     label("what step returned", y)
