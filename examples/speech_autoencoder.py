@@ -58,7 +58,7 @@ def init(key: jax.Array, channels: int) -> Params:
     reach = [kernel // stride * before for (kernel, _, before), stride in zip(shapes, STRIDES, strict=True)]  # inputs of an output
     return {
         "encoder": [jax.random.normal(encoder_key, (2 * HOP, CODE)) / (2 * HOP) ** 0.5],
-        "decoder": [jax.random.normal(k, shape) * (2 / n) ** 0.5 for k, shape, n in zip(keys, shapes, reach, strict=True)],
+        "decoder": [0.7 * jax.random.normal(k, shape) / n**0.5 for k, shape, n in zip(keys, shapes, reach, strict=True)],
     }
 
 
@@ -319,7 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: error: {args.wav} {err}\n")
     except OSError as err:
         parser.exit(2, f"{parser.prog}: error: {args.output_dir} cannot be written to: {err.strerror}\n")
-    print(f"{args.wav}: {audio.size / rate:.1f} s at {rate} Hz, {CODE} numbers for every {HOP} samples, and back by strides {STRIDES}")
+    print(f"{args.wav}: {audio.size / rate:.1f} s at {rate} Hz, {CODE} numbers for every {HOP} samples, back by strides {STRIDES}")
 
     scale = np.sqrt(np.mean(audio**2))  # to power 1, so that quiet files train like loud ones
     signal = jnp.asarray(audio / scale, jnp.float32)
