@@ -109,9 +109,7 @@ def loss(params: Params, audio: jax.Array, upsample: Upsample) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("steps", "upsample"))
-def train_step(
-    state: State, audio: jax.Array, key: jax.Array, step: int, *, steps: int, upsample: Upsample = by_jaxdeconv
-) -> State:
+def train_step(state: State, audio: jax.Array, key: jax.Array, step: int, *, steps: int, upsample: Upsample = by_jaxdeconv) -> State:
     """One step of Adam on random segments of audio [samples]."""
     params, mean, square = state
     segment = min(FRAMES, audio.size // HOP) * HOP
