@@ -2,6 +2,8 @@
 
 import ast
 import importlib.metadata
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +128,28 @@ def test_what_is_written_about_the_version_is_that_version():
     assert f"\nversion: {jaxdeconv.__version__}\n" in (root / "CITATION.cff").read_text()
     newest = next(line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
     assert newest.split()[1] in (jaxdeconv.__version__, "Unreleased")
+
+
+def test_links_of_the_package_page_lead_to_files_of_the_repository():
+    pytest.importorskip("hatchling")
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("hatch_build", root / "hatch_build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    address = "https://example.invalid/repository"
+
+    def metadata(repository):
+        found = {}
+        build.Links(str(root), {"repository": repository}).update(found)
+        return found["urls"], found["readme"]["text"]
+
+    written = (root / "README.md").read_text()
+    assert metadata("") == ({}, written)
+    urls, text = metadata(address)
+    assert not re.findall(r"\]\((?!https?:)", text)
+    links = [*urls.values(), *re.findall(r"\]\(([^)]+)\)", text)]
+    files = [re.fullmatch(rf"{address}/(blob|raw)/HEAD/([^#]+)(#.*)?", link) for link in links]
+    assert sum(map(bool, files)) > len(re.findall(r"\]\(docs/", written))
+    for kind, path, _ in (found.groups() for found in files if found):
+        assert (root / path).exists()
+        assert (kind == "raw") == path.endswith(".svg")
