@@ -45,7 +45,7 @@ FACTOR = {"forward": 1, "train": 3}
 def kind(record: Record) -> str:
     """Which option of `python -m benchmarks` wrote it."""
     if "chip" in record["environment"]:
-        return "estimates"
+        return ("estimates random" if record["random"] else "estimates") + (" between" if record["between"] else "")
     if "repositories" in record:
         return "repositories"
     if "inside" in record:
@@ -352,13 +352,27 @@ def training(found: Mapping[str, tuple[Record, str]]) -> Mapping[str, Sequence[f
     return rows
 
 
-def estimated(record: Record, source: str) -> str:
+def compiled_for(record: Record, source: str) -> str:
     found = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     where = f"compiled for {found['chip']}, {record['dtype']}, {found['date'][:10]}; {versions}"
-    report = estimates.report(record, QUICK)
-    count = len(record["cases"])
-    return f"A few layers; the means are of {count}.\n\n{report}\n\nRecorded in {source}: {where}."
+    return f"Recorded in [{source}](benchmarks/{source}): {where}."
+
+
+def estimated(record: Record, source: str) -> str:
+    return f"{estimates.report(record, QUICK)}\n\n{compiled_for(record, source)}"
+
+
+def random_estimates(record: Record, source: str) -> str:
+    """What the compiler estimates of random layers, and those for which lax takes fewer cycles."""
+    rows = [
+        [sizes_of(case["layer"]), mode, "".join(each[0] for each in case["chosen"].values()), ratio(found)]
+        for case, mode, found in estimates.behind(record["cases"])
+    ]
+    text = estimates.means(record["cases"])
+    if rows:
+        text += "\n\n" + table(["layer for which lax takes fewer", "", "TCF", "lax / chosen"], rows)
+    return f"{text}\n\n{len(record['cases'])} layers, seed {record['seed']}. {compiled_for(record, source)}"
 
 
 FIGURES: Mapping[str, tuple[Sequence[str], Callable[..., str]]] = {
@@ -382,6 +396,8 @@ FIGURES: Mapping[str, tuple[Sequence[str], Callable[..., str]]] = {
     "repositories": (["repositories"], repositories),
     "repositories-short": (["repositories"], repositories_summary),
     "tpu": (["estimates"], estimated),
+    "tpu-random": (["estimates random"], random_estimates),
+    "tpu-random-between": (["estimates random between"], random_estimates),
 }
 """By name: the kinds of records, and the Markdown that is made of one of each and a link to it."""
 
