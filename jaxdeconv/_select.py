@@ -103,11 +103,11 @@ def able(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int =
 @lru_cache(4096)
 def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0) -> Name:
     """The lowering for this contraction, these sizes and this platform, where operands may be cut over so many axes of a mesh."""
-    limit = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w)
+    limit, surely = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w), rates(platform).surely
 
     def penalized(name: Name) -> float:
         large = largest_temporary(name, contraction, sizes, platform) > limit
-        return estimate(name, contraction, sizes, platform) * (WORTH if large else 1)
+        return estimate(name, contraction, sizes, platform) * (WORTH if large else 1) * (1 if name == "dilated" else surely)
 
     return min(able(contraction, sizes, platform, axes), key=penalized)
 

@@ -110,3 +110,4 @@ class Rates(NamedTuple):
     fresh_from: float = math.inf  # the size of temporaries, in bytes, from which it does
     narrow_product: float = 1  # times the rate of product in 16-bit floats
     narrow_convolution: float = 1
+    surely: float = 1  # times as long as another lowering "dilated" must take not to be chosen

@@ -23,6 +23,7 @@ RATES = Rates(  # in a cycle of a v5e, fitted to estimates of random layers: `py
     moved=800,
     rearranged=36,
     steps=1 / 800,
+    surely=1.3,  # XLA keeps one order through the convolutions of a network
 )
 
 LANES = 128
@@ -35,7 +36,6 @@ PRODUCTS = 0.55  # and a product or patch,
 OVERLAPPED = 0.4  # and more of it in several dimensions
 DEPTHWISE = 16  # times, and for products that are no matrix product, of 16-bit floats, which are converted for it
 STARTED = 2  # programs that a product is more than a convolution
-SURELY = 1.3  # times as fast must be what is no convolution, which XLA keeps in one order through a network
 
 
 def _tiles(channels: int) -> int:
@@ -88,13 +88,13 @@ def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
     products = inputs * sizes.taps * _held(sizes.out_channels) * _registers(sizes)
     passes = PRODUCTS + (OVERLAPPED if geometry.ndim > 1 else 0) + (DEPTHWISE if sizes.depthwise and sizes.itemsize < 4 else 0)
     x, y = _edges(sizes)
-    found = Work(
+    return Work(
         product=2 * LANES * LANES * tiles * rows,
         moved=sizes.x + sizes.y + sizes.w,
         rearranged=INPUTS * x + passes * products + (y if contraction == "transpose" else 0),
         steps=pieces - 1 + STARTED,
+        temporary=sizes.products,
     )
-    return Work(*(SURELY * amount for amount in found))._replace(temporary=sizes.products)
 
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
