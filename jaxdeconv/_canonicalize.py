@@ -66,7 +66,7 @@ def describe(value: object) -> str:
     text = repr(value)
     if isinstance(value, list | tuple) and any(map(_is_array, value)):
         inside = ", ".join(map(describe, value))
-        text = f"[{inside}]" if isinstance(value, list) else f"({inside})"
+        text = f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
     elif isinstance(value, dict) and any(map(_is_array, value.values())):
         text = f"{{{', '.join(f'{name!r}: {describe(each)}' for name, each in value.items())}}}"
     elif dataclasses.is_dataclass(value) and any(map(_is_array, vars(value).values())):

@@ -356,7 +356,7 @@ def compiled_for(record: Record, source: str) -> str:
     found = record["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     where = f"compiled for {found['chip']}, {record['dtype']}, {found['date'][:10]}; {versions}"
-    return f"Recorded in [{source}](benchmarks/{source}): {where}."
+    return f"Recorded in {source}: {where}."
 
 
 def estimated(record: Record, source: str) -> str:
