@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         for convention in ("tf", "torch", "onnx", "lax", "keras"):
             function = _function(convention, {})
             described = f"A layer in the convention of jaxdeconv.{convention}.{function.__name__}, whose documentation has more."
-            layer = conventions.add_parser(convention, help=described, description=described, epilog=_EXIT, formatter_class=raw)
+            layer = conventions.add_parser(
+                convention, help=described, description=described, epilog=_EXIT, formatter_class=raw, allow_abbrev=False
+            )
             _add_arguments(layer, function)
             layer.set_defaults(layer=layer)
             if command == "explain":

@@ -278,7 +278,7 @@ def step(state: State, input: ArrayLike, filters: ArrayLike, bias: ArrayLike | N
     canonicalize.rank(function, "input", x, axes, "add a batch dimension with input[None], or map over more with jax.vmap")
     if (x.shape[0], x.shape[geometry.channel_axis]) != (state.pending.shape[0], w.shape[-1]):
         rule = f"input, {axes}, must have the batch of the state, {state.pending.shape[0]}, and the {w.shape[-1]} channels of filters"
-        advice = "only the width may differ from chunk to chunk"
+        advice = "only the width may differ from chunk to chunk; streaming.init(..., batch=) makes a state for another batch"
         if (x.shape[0], x.shape[geometry.spatial_axes[0]]) == (state.pending.shape[0], w.shape[-1]):
             advice += f"; if channels come {'first' if geometry.channels_last else 'last'}, make the state with another data_format"
         raise error(ValueError, function, rule, "input.shape", x.shape, advice)

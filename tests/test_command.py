@@ -202,7 +202,7 @@ def test_bench_of_torch_has_the_window_of_the_layer(capsys):
     for line in [
         TORCH,
         "tf --input 1,5,2 --filters 3,3,2 --output-shape 1,10,3 --strides 2",
-        "tf --input 1,5,4,6 --filters 3,4,2,6 --strides 2 --output-shape 1,9,8,6",
+        "tf --input 1,5,4,6 --filters 3,4,2,6 --strides 2 --output-shape 1,9,8,6 --groups 3",
         "lax --lhs 1,4,4,4,6 --rhs 3,3,3,2,6 --strides 2 --padding [(1,2),(2,1),(2,2)] --feature_group_count 3",
     ]:
         given = main_arguments(line)
@@ -225,7 +225,7 @@ def main_arguments(line):
 
     given = vars(_command._parser().parse_args(["bench", *line.split()]))
     convention = given["convention"]
-    for name in ("command", "convention", "dtype", "rounds"):
+    for name in ("command", "convention", "dtype", "rounds", "layer"):
         given.pop(name)
     function = _command._function(convention, given)
     first, second = list(inspect.signature(function).parameters)[:2]
@@ -350,3 +350,11 @@ def test_as_a_process():
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("python -m jaxdeconv: error: conv_transpose1d: weight must have rank 3")
     assert failed.stderr.count("\n") == 1
+
+
+def test_flags_are_not_abbreviated(capsys):
+    """torch's --stride is none of TensorFlow's, though one of these begins so."""
+    status, _, err = run(capsys, "explain tf --input 1,5,2 --filters 4,3,2 --stride 2")
+    assert status == 2
+    assert "--stride" in err
+    assert "--strides" in err
