@@ -397,7 +397,6 @@ FIGURES: Mapping[str, tuple[Sequence[str], Callable[..., str]]] = {
     "repositories-short": (["repositories"], repositories_summary),
     "tpu": (["estimates"], estimated),
     "tpu-random": (["estimates random"], random_estimates),
-    "tpu-random-between": (["estimates random between"], random_estimates),
 }
 """By name: the kinds of records, and the Markdown that is made of one of each and a link to it."""
 
