@@ -17,9 +17,10 @@ from jax import lax
 
 import jaxdeconv
 from jaxdeconv._contractions import device
-from jaxdeconv._explain import LETTERS, Explanation
+from jaxdeconv._explain import Explanation
 from jaxdeconv._measure import difference, medians, ready, tolerance
 from jaxdeconv._tuning import aligned, digits, milliseconds
+from jaxdeconv._verdict import LETTERS
 
 OURS, LAX, TORCH = "jaxdeconv", "lax with autodiff", "torch"
 STEP, SCAN = "step", "in a scan"  # of training: the output and both gradients; and the same in a loop

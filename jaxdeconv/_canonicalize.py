@@ -63,7 +63,6 @@ def describe(value: object) -> str:
     if _is_other(value) and getattr(shape, "rank", shape) is not None:  # TensorFlow has unknown ranks
         dtype = getattr(value, "dtype", "")
         return f"{kind} {getattr(dtype, 'name', dtype)}{list(shape)}"
-    text = repr(value)
     if isinstance(value, list | tuple) and any(map(_is_array, value)):
         inside = ", ".join(map(describe, value))
         text = f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
@@ -71,6 +70,8 @@ def describe(value: object) -> str:
         text = f"{{{', '.join(f'{name!r}: {describe(each)}' for name, each in value.items())}}}"
     elif dataclasses.is_dataclass(value) and any(map(_is_array, vars(value).values())):
         text = f"{kind}({', '.join(f'{name}={describe(each)}' for name, each in vars(value).items())})"
+    else:
+        text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... of type {kind}"
 
 

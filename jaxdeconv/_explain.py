@@ -5,50 +5,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxdeconv import _jaxprs
 from jaxdeconv._accelerate import is_accelerated, rows_of
 from jaxdeconv._call import Call, calls
 from jaxdeconv._canonicalize import error, traced_anew
+from jaxdeconv._conventions import dimensions_of, spelled
 from jaxdeconv._edit import Row
-from jaxdeconv._geometry import effective_kernel, full_size
 from jaxdeconv._lowerings import Contraction, Name, Platform
-from jaxdeconv._lowerings._interior import interior
-from jaxdeconv._select import Terms, able, estimate, estimated, largest_temporary
+from jaxdeconv._select import estimated, largest_temporary
 from jaxdeconv._tuning import aligned, milliseconds
+from jaxdeconv._verdict import CONTRACTIONS, LETTERS, TERMS, verdict_on
 
-_CONTRACTIONS: tuple[Contraction, ...] = get_args(Contraction)
-LETTERS: Mapping[Contraction, str] = {"transpose": "T", "input_grad": "C", "filter_grad": "F"}
 _SPELT = {"transpose": "T, the output", "input_grad": "C, the input gradient", "filter_grad": "F, the filter gradient"}
-_TERMS = {  # what takes the time, by the name of the term of an estimate
-    "product": "matrix products",
-    "convolution": "convolutions",
-    "looped": "elementwise loops",
-    "naive": "scalar loops",
-    "moved": "reading and writing",
-    "rearranged": "rearranging",
-    "gathered": "packing patches",
-    "jumps": "packing patches",
-    "steps": "starting programs",
-    "fresh": "new memory",
-}
-_COMPUTED = {"product", "convolution", "looped", "naive"}
 _UNITS = (
     "cpu: as on the two cores that its rates are fitted to; gpu: never measured, and no start of a program is counted; "
     "tpu: its compiler's estimates for one v5e"
 )
-_NARROWER = {"float64": "float32", "complex128": "complex64"}
-_ALIKE = 1.5  # times as long: what takes no more is no more to blame than the others
-_SAID = 1.2  # times as fast: what is estimated to gain less is no advice
-_NEAR = 1.1  # times as long: lowerings whose estimates are so near may be the other way round
-_MORE = 8  # times the batch
 
 
 def _time(estimate: float, platform: Platform) -> str:
@@ -57,34 +35,6 @@ def _time(estimate: float, platform: Platform) -> str:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ")
-
-
-class _Dimension(NamedTuple):
-    """One spatial dimension: sizes, kernel, stride, dilation, crops, and what follows from them."""
-
-    size: int
-    length: int
-    k: int
-    s: int
-    d: int
-    lo: int
-    hi: int
-
-    @property
-    def ke(self) -> int:
-        return effective_kernel(self.k, self.d)
-
-    @property
-    def full(self) -> int:
-        return full_size(self.size, self.k, self.s, self.d)
-
-    @property
-    def products(self) -> int:
-        """How many pairs of an input position n and a tap j land inside of the window."""
-        starts = (j * self.d - self.lo for j in range(self.k))
-        return sum(
-            max(0, min(self.size - 1, (self.length - 1 - start) // self.s) - max(0, -(start // self.s)) + 1) for start in starts
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +90,7 @@ class Explanation:
                 platform,
                 name,
                 _time(self.estimates[contraction][platform], platform),
-                _TERMS[self.bounds[contraction][platform]],
+                TERMS[self.bounds[contraction][platform]],
                 f"{self.largest_temporary[contraction][platform]:,}",
             )
             for contraction, chosen in self.lowerings.items()
@@ -355,15 +305,10 @@ def _verdict_on(layers: tuple[Layer, ...], accelerated: bool) -> str:
 def _explanation(call: Call, by: Mapping[Contraction, Call] | None = None) -> Explanation:
     """Of a call, and of what computes each contraction where that is another one."""
     geometry, dtype = call.geometry, call.dtype
-    dimensions = tuple(
-        _Dimension(call.input_shape[axis], call.output_shape[axis], k, s, d, lo, hi)
-        for axis, k, s, d, (lo, hi) in zip(
-            geometry.spatial_axes, geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True
-        )
-    )
+    dimensions = dimensions_of(call)
     filter_shape = call.filter_shape
     products = call.input_shape[0] * math.prod(each.products for each in dimensions) * math.prod(filter_shape[-2:])
-    lowerings = {contraction: (by or {}).get(contraction, call).choices(contraction) for contraction in _CONTRACTIONS}
+    lowerings = {contraction: (by or {}).get(contraction, call).choices(contraction) for contraction in CONTRACTIONS}
     terms = {
         contraction: {platform: estimated(name, contraction, call.sizes, platform) for platform, name in chosen.items()}
         for contraction, chosen in lowerings.items()
@@ -389,144 +334,6 @@ def _explanation(call: Call, by: Mapping[Contraction, Call] | None = None) -> Ex
         lowerings=lowerings,
         estimates={c: {platform: sum(each) for platform, each in by_platform.items()} for c, by_platform in terms.items()},
         bounds={c: {platform: each.bound for platform, each in by_platform.items()} for c, by_platform in terms.items()},
-        verdict=_verdict(call, {contraction: each["cpu"] for contraction, each in terms.items()}),
-        conventions={
-            "tf": _tf(dimensions, call),
-            "torch": _torch(dimensions),
-            "onnx": _onnx(dimensions),
-            "lax": _lax(dimensions, geometry.groups),
-            "keras": _keras(dimensions, geometry.groups),
-        },
+        verdict=verdict_on(call, {contraction: each["cpu"] for contraction, each in terms.items()}),
+        conventions=spelled(call, dimensions),
     )
-
-
-def _given(call: Call) -> tuple[Contraction, ...]:
-    """Integers have no gradients."""
-    return _CONTRACTIONS if jnp.issubdtype(call.dtype, jnp.inexact) else ("transpose",)
-
-
-def _seconds(call: Call) -> float:
-    """What T, C and F together are estimated to take on CPU."""
-    return sum(estimate(call.choices(contraction)["cpu"], contraction, call.sizes, "cpu") for contraction in _given(call))
-
-
-def _verdict(call: Call, terms: Mapping[Contraction, Terms]) -> str:
-    """What takes the time on CPU, and what would take less by the same estimate."""
-    if 0 in (*call.input_shape, *call.filter_shape, *call.output_shape) or interior(call.geometry, call.input_shape) is None:
-        return "Nothing is computed, since an array is empty or no input reaches an output."
-    given = {contraction: sum(terms[contraction]) for contraction in _given(call)}
-    whole = sum(given.values())
-    slowest = max(given, key=lambda contraction: given[contraction])
-    if given[slowest] > _ALIKE * min(given.values()) or len(given) == 1:
-        most, taken = terms[slowest], f"{LETTERS[slowest]} takes {milliseconds(given[slowest])} ms"
-        taken += f", {given[slowest] / whole:.0%} of T, C and F" if len(given) > 1 else ""
-    else:
-        most, taken = Terms(*map(sum, zip(*terms.values(), strict=True))), f"T, C and F take {milliseconds(whole)} ms, about alike"
-    text = f"On CPU {taken}, and {max(most) / sum(most):.0%} of that is {_TERMS[most.bound]}"
-    gains = [(whole * times / _seconds(other), what) for what, times, other in _alternatives(call)]
-    said = [f"{gain:.{int(gain < 10)}f}x as fast {what}" for gain, what in sorted(gains, reverse=True) if gain >= _SAID]
-    if said:
-        text += f"; estimated: {', '.join(said)}"
-    elif sum(getattr(terms[contraction], name) for contraction in given for name in _COMPUTED) >= whole / 2:
-        text += "; most of the time is arithmetic, so that fewer channels, taps or samples are what is left"
-    else:
-        text += "; no other lowering, layout, dtype or batch is estimated to be much faster"
-    near = _near(call, slowest, given[slowest])
-    if near is not None:
-        text += f"; {near!r} is estimated to take about as long for {LETTERS[slowest]}: jaxdeconv.tune measures which is faster here"
-    return f"{text}."
-
-
-def _is_free(call: Call) -> bool:
-    """Whether the lowering is the one that is estimated to be the fastest, by `select`."""
-    return call.options.implementation is None and call.options.tuning is None and not call.options.ordinary
-
-
-def _near(call: Call, contraction: Contraction, seconds: float) -> Name | None:
-    """Another lowering whose estimate is about that of the chosen one."""
-    if not _is_free(call):
-        return None
-    chosen = call.choices(contraction)["cpu"]
-    others = (name for name in able(contraction, call.sizes, "cpu", call.options.axes) if name != chosen)
-    return next((name for name in others if estimate(name, contraction, call.sizes, "cpu") <= _NEAR * seconds), None)
-
-
-def _alternatives(call: Call) -> Iterator[tuple[str, int, Call]]:
-    """What the call could be instead: in words, how many calls that would be at once, and as a call."""
-    geometry, options = call.geometry, call.options
-    if options.implementation is not None:
-        yield f"without implementation={options.implementation!r}", 1, call._replace(options=options._replace(implementation=None))
-    elif _is_free(call):
-        names = set.intersection(*(set(able(contraction, call.sizes, "cpu", options.axes)) for contraction in _given(call)))
-        named = [call._replace(options=options._replace(implementation=name)) for name in sorted(names)]
-        if named:
-            best = min(named, key=_seconds)
-            yield f"with implementation={best.options.implementation!r}, which holds more", 1, best
-    if not geometry.channels_last and geometry.ndim > 0:
-        shapes = ((batch, *space, channels) for batch, channels, *space in (call.input_shape, call.output_shape))
-        last = replace(geometry, channels_last=True)
-        yield "with channels last", 1, Call(next(shapes), call.filter_shape, next(shapes), call.dtype, last, options)
-    if (narrower := _NARROWER.get(call.dtype.name)) is not None:
-        yield f"in {narrower}", 1, call._replace(dtype=np.dtype(narrower))
-    if isinstance(batch := call.input_shape[0], int):  # a symbolic one counts as many
-        shapes = ((_MORE * batch, *rest) for _, *rest in (call.input_shape, call.output_shape))
-        more = call._replace(input_shape=next(shapes), output_shape=next(shapes))
-        yield f"for each element of a batch of {_MORE * batch}", _MORE, more
-
-
-def _tf(dimensions: tuple[_Dimension, ...], call: Call) -> dict[str, Any] | str:
-    said = {"output_shape": list(call.output_shape)} | ({"groups": call.geometry.groups} if call.geometry.groups > 1 else {})
-    if all(0 <= each.s * each.size - each.length < each.s and each.lo == max(each.full - each.length, 0) // 2 for each in dimensions):
-        return {"padding": "SAME"} | said
-    if all(each.lo == 0 and 0 <= -each.hi < each.s for each in dimensions):
-        return {"padding": "VALID"} | said
-    if len(dimensions) == 2 and all(each.lo >= 0 and -each.hi < each.s for each in dimensions):
-        pads = [[each.lo, max(each.hi, 0)] for each in dimensions]
-        zero = [[0, 0]]
-        return {"padding": zero + pads + zero if call.geometry.channels_last else zero + zero + pads} | said
-    return "not expressible: neither SAME nor VALID keeps this window" + " of these sizes, and no explicit padding" * (
-        len(dimensions) == 2
-    )
-
-
-def _torch(dimensions: tuple[_Dimension, ...]) -> dict[str, Any] | str:
-    if any(each.lo < 0 for each in dimensions):
-        return "not expressible: padding cannot be negative, and zeros come first here"
-    extra = [each.lo - each.hi for each in dimensions]
-    if not all(0 <= op < max(each.s, each.d) for op, each in zip(extra, dimensions, strict=True)):
-        return (
-            f"not expressible: output_padding would be {tuple(extra)}, and must be from 0 to below the larger of stride and dilation"
-        )
-    return {"padding": tuple(each.lo for each in dimensions), "output_padding": tuple(extra)}
-
-
-def _onnx(dimensions: tuple[_Dimension, ...]) -> dict[str, Any] | str:
-    if any(each.lo < 0 for each in dimensions):
-        return "not expressible: pads cannot be negative, and zeros come first here"
-    extra = [max(-each.hi, 0) for each in dimensions]
-    if not all(op < max(each.s, each.d) for op, each in zip(extra, dimensions, strict=True)):
-        return f"not expressible: output_padding would be {extra}, and must be below the larger of stride and dilation"
-    return {"pads": [each.lo for each in dimensions] + [max(each.hi, 0) for each in dimensions], "output_padding": extra}
-
-
-def _lax(dimensions: tuple[_Dimension, ...], groups: int) -> dict[str, Any]:
-    padding = [(each.ke - 1 - each.lo, each.ke - 1 - each.hi) for each in dimensions]
-    return {"padding": padding} | ({"feature_group_count": groups} if groups > 1 else {})  # which jax's own function lacks
-
-
-def _keras(dimensions: tuple[_Dimension, ...], groups: int) -> dict[str, Any] | str:
-    more = {"groups": groups} if groups > 1 else {}  # which Keras's own function lacks
-    if all(each.lo == 0 and -each.hi == max(each.s - each.ke, 0) for each in dimensions):
-        return {"padding": "valid", "output_padding": None} | more
-    if all(each.lo == 0 and 0 <= -each.hi < each.s for each in dimensions):
-        return {"padding": "valid", "output_padding": tuple(-each.hi for each in dimensions)} | more
-    if all(each.length == each.s * each.size and each.lo == max(each.full - each.length, 0) // 2 for each in dimensions):
-        return {"padding": "same", "output_padding": None} | more
-    extra = tuple(each.length - (each.size - 1) * each.s - each.ke % 2 for each in dimensions)
-    overhang = [-(-(each.ke + each.ke % 2 - 2 + op) // 2) for each, op in zip(dimensions, extra, strict=True)]
-    if all(
-        0 <= op < each.s and each.lo == each.ke - 1 - min(q, each.ke - 1)
-        for each, op, q in zip(dimensions, extra, overhang, strict=True)
-    ):
-        return {"padding": "same", "output_padding": extra} | more
-    return "not expressible: neither valid nor same keeps this window with any output_padding"

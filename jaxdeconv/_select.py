@@ -69,11 +69,6 @@ def terms(work: Work, rates: Rates, itemsize: int, held: int = 1) -> Terms:
     )
 
 
-def seconds(work: Work, rates: Rates, itemsize: int, held: int = 1) -> float:
-    """The estimate: the sum of its terms."""
-    return sum(terms(work, rates, itemsize, held))
-
-
 def estimated(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> Terms:
     """What the time is made of that a lowering would take."""
     held = 1 if contraction == "transpose" else BESIDE

@@ -314,7 +314,7 @@ _FORMATS = {3: ("NWC", "NCW"), 4: ("NHWC", "NCHW"), 5: ("NDHWC", "NCDHW")}
 
 
 def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, ...], how: tuple[Any, ...]) -> jax.Array:
-    """Any of the above: their arguments up to dilations, and those after."""
+    """Any of the above: their arguments that place the window, and those that say how to compute."""
     x, w, output_shape, strides, padding, data_format, dilations, groups = arguments
     n = len(formats[0]) - 2
     canonicalize.choice(function, "data_format", data_format, (*formats, None))

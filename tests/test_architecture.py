@@ -17,6 +17,8 @@ PACKAGE = Path(jaxdeconv.__file__).parent
 ORDER = [
     "_tune",
     "_measure",
+    "_verdict",
+    "_conventions",
     "_accelerate",
     "_edit",
     "_stuffing",

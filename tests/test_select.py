@@ -19,7 +19,7 @@ from jaxdeconv._lowerings import UNIFORM, Contraction, Form, candidates, forms_o
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._platforms import cpu_lowerings, rates, work
-from jaxdeconv._select import LARGE, WORTH, estimate, largest_temporary, seconds, select
+from jaxdeconv._select import LARGE, WORTH, estimate, largest_temporary, select
 
 CONTRACTIONS = get_args(Contraction)
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
@@ -76,7 +76,7 @@ def estimates(contraction, sizes, of_platform=CPU):
     """The seconds of every lowering that can."""
     able = [name for name in candidates(sizes.geometry) if unable(name, contraction, sizes) is None]
     held = 1 if contraction == "transpose" else policy.BESIDE
-    return {name: seconds(work("cpu", name, contraction, sizes), of_platform, sizes.itemsize, held) for name in able}
+    return {name: sum(policy.terms(work("cpu", name, contraction, sizes), of_platform, sizes.itemsize, held)) for name in able}
 
 
 def test_the_same_for_equal_arguments_and_able():
@@ -120,6 +120,22 @@ def test_what_cudnn_has_no_call_for_is_a_product_on_gpu():
     assert [select(contraction, LAYERS["iSTFT"][0], "gpu") for contraction in CONTRACTIONS] == ["dilated", "dilated", "matmul"]
     extended = usual._replace(geometry=Geometry((4,), (2,), (1,), ((-1, 1),), 1, channels_last=True))
     assert [select(contraction, extended, "gpu") for contraction in CONTRACTIONS] == ["matmul", "dilated", "matmul"]
+
+
+def test_a_convolution_with_fewer_inputs_than_taps_is_a_scalar_loop_on_cpu():
+    """XLA swaps its operands, and T with a stride stays so: eight inputs and sixteen taps took 15 times as long as sixteen inputs."""
+    for size, loops in ((8, True), (16, False)):
+        sizes = same(4, size, (128, 128), 16, 8)
+        assert (work("cpu", "dilated", "transpose", sizes).naive > 0) == loops
+        assert not loops or select("transpose", sizes, "cpu") != "dilated"
+
+
+def test_a_convolution_stays_on_tpu_if_little_is_gained():
+    """XLA keeps one order of axes through a network of them."""
+    sizes = same(16, 32, (512, 256), 16, 8)
+    ratio = estimate("dilated", "transpose", sizes, "tpu") / estimate("matmul", "transpose", sizes, "tpu")
+    assert 1 < ratio < rates("tpu").surely
+    assert select("transpose", sizes, "tpu") == "dilated"
 
 
 def test_layers_that_were_slow_on_tpu():

@@ -67,13 +67,12 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
         features, columns = columns, features
     few = contraction == "transpose" and features < FEW_CHANNELS  # then several taps are one tile
     tiles = (min(sizes.taps, 2 * _tiles(sizes.taps * features)) if few else sizes.taps * _tiles(features)) * _tiles(columns) * groups
-    rows = sizes.batch * inputs
-    if contraction != "filter_grad":
+    filled = sizes.batch >= SUBLANES
+    if contraction == "filter_grad":
+        rows = sizes.batch * inputs * (VOLUME if geometry.ndim > 2 and max(geometry.strides) > 1 and not filled else 1)
+    else:
         positions = math.prod(sizes.lengths) if contraction == "transpose" else inputs
-        filled = sizes.batch >= SUBLANES or inputs >= LONG
-        rows = positions * (sizes.batch if filled else SUBLANES // 2)
-    if contraction == "filter_grad" and geometry.ndim > 2 and sizes.batch < SUBLANES and max(geometry.strides) > 1:
-        rows *= VOLUME
+        rows = positions * (sizes.batch if filled or inputs >= LONG else SUBLANES // 2)
     x, y = _edges(sizes)
     operations = 2 * LANES * LANES * tiles * rows
     return Work(convolution=operations, moved=sizes.x + sizes.y + sizes.w, rearranged=INPUTS * x + y)
