@@ -43,6 +43,7 @@ COPIED = 5  # in runs, as patches are; with channels first these are
 APART = 1.25  # times as slow
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
+SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
 SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 
 
@@ -117,8 +118,8 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
         return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
-        if is_product(way.forms) and batches * pieces > 1:
-            return Work(moved=moved, temporary=held // (batches * pieces) + (sizes.x + sizes.y if pieces > 1 else 0))
+        if is_product(way.forms):
+            return Work(moved=moved, temporary=held // (batches * pieces))
     return Work(moved=moved, temporary=held)
 
 
@@ -156,8 +157,10 @@ def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
         return Work(looped=looped, moved=sizes.x + sizes.y + placed + layout, temporary=sizes.x + placed, steps=1)
     every = sizes.taps * sizes.x
     moved = sizes.x + sizes.w + 3 * sizes.y + layout
-    if contraction == "filter_grad":  # one tap after the other
-        return Work(rearranged=every, moved=moved, temporary=sizes.y, steps=1)
+    if contraction == "filter_grad":  # one tap after the other, of a piece after the other
+        pieces = math.prod(cpu_lowerings.elementwise_pieces((sizes.batch, *sizes.spatial, sizes.in_channels), sizes.itemsize))
+        summed = every if sizes.in_channels < cpu_lowerings.ONES_FROM else every / SUMMED
+        return Work(rearranged=summed, moved=moved, temporary=(sizes.x + sizes.y) // pieces, steps=1)
     return Work(looped=every, moved=moved, temporary=sizes.y, steps=1)
 
 

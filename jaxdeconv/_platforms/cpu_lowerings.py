@@ -7,6 +7,7 @@ a depthwise one tap by tap. The partitioner cannot cut pieces without gathering 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,17 +27,33 @@ FEW = 16  # inputs, up to which the filter is better on the left
 SHORT = 16  # inputs of the last dimension, below which patches with channels first are of runs too short
 MOST_PATCHES = 2**25  # bytes of patches, from which they are made piece by piece; glibc keeps no larger blocks for reuse
 PIECE = 2**23  # of about so many
+ONES_FROM = 32  # channels, from which a product with ones sums faster than XLA's loop does
+IN_CACHE = 2**20  # bytes of the products of one tap, from which a depthwise one of as many channels is made piece by piece
 MOST_FILTER = 2**20  # bytes of a filter, beyond which adding up those of the pieces would take long
 
 BOTTOMS = mixed.Bottoms(cpu_products, cpu_convolutions)
 
 
 def pieces_of(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int) -> tuple[int, int]:
-    """In how many equal pieces to do filter_grad, of x [batch, *W]: of the batch, and of the first dimension, which is filled up."""
+    """In how many equal pieces to do the filter_grad of a product, of x [batch, *W] and so many elements of patches."""
     scale = max(itemsize, 4)
-    if len(x) == 1 or patches * scale < MOST_PATCHES or filter_size * scale > MOST_FILTER:
+    if patches * scale < MOST_PATCHES or filter_size * scale > MOST_FILTER:
         return 1, 1
-    wanted = math.ceil(patches * scale / PIECE)
+    return _equal_pieces(x, math.ceil(patches * scale / PIECE))
+
+
+def elementwise_pieces(x: tuple[int, ...], itemsize: int) -> tuple[int, int]:
+    """And that of a depthwise filter, of x [batch, *W, channels]: of an image each, or of what a cache holds."""
+    *samples, channels = x
+    if channels < ONES_FROM:
+        return max(1, samples[0]), 1
+    return _equal_pieces(tuple(samples), math.ceil(math.prod(x) * max(itemsize, 4) / IN_CACHE))
+
+
+def _equal_pieces(x: tuple[int, ...], wanted: int) -> tuple[int, int]:
+    """In how many to cut the batch, and the first dimension, which is filled up."""
+    if wanted <= 1 or len(x) == 1:
+        return 1, 1
     if wanted >= x[0]:
         inputs = max(1, x[1] * x[0] // wanted)
         return x[0], math.ceil(x[1] / inputs)
@@ -75,31 +92,40 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[
         return whole(x, g, geometry)
     shape = (*geometry.kernel, g.shape[geometry.channel_axis], x.shape[geometry.channel_axis])
     samples = [x.shape[0], *(x.shape[axis] for axis in geometry.spatial_axes)]
-    batches, pieces = pieces_of(tuple(samples), math.prod(samples) * math.prod(shape[:-1]), math.prod(shape), x.dtype.itemsize)
+    patches = math.prod(samples) * math.prod(shape[:-1])
+    return _in_pieces(whole, x, g, geometry, pieces_of(tuple(samples), patches, math.prod(shape), x.dtype.itemsize))
+
+
+def _in_pieces(whole: Callable[..., jax.Array], x: jax.Array, g: jax.Array, geometry: Geometry, counts: tuple[int, int]) -> jax.Array:
+    """A filter gradient as the sum of those of equal pieces: so many of the batch, and of the inputs of the first dimension."""
+    batches, pieces = counts
     if batches * pieces == 1:
         return whole(x, g, geometry)
     axis, s = geometry.spatial_axes[0], geometry.strides[0]
-    images, inputs, outputs = x.shape[0] // batches, -(-x.shape[axis] // pieces), g.shape[axis]
-    if pieces > 1:  # of the inputs of a piece, all the outputs that they reach
-        (lo, hi), *crops = geometry.crops
-        outputs, filled = (inputs - 1) * s + geometry.effective_kernels[0], inputs * pieces - x.shape[axis]
-        x = padded(x, _along(x, axis, (0, filled)))
-        g, geometry = padded(g, _along(g, axis, (lo, hi + filled * s))), replace(geometry, crops=((0, 0), *crops))
+    images, inputs, (lo, hi) = x.shape[0] // batches, -(-x.shape[axis] // pieces), geometry.crops[0]
+    filled = inputs * pieces - x.shape[axis]
+    reached = (inputs - 1) * s + geometry.effective_kernels[0]  # the outputs of the inputs of a piece
+    one = replace(geometry, crops=((0, 0), *geometry.crops[1:])) if pieces > 1 else geometry
 
     def piece(index: Any) -> jax.Array:
         image, part = (index // pieces, index % pieces) if pieces > 1 else (index, 0)
-        taken = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, image * images, images, 0), part * inputs, inputs, axis)
-        reached = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, image * images, images, 0), part * inputs * s, outputs, axis)
-        return whole(taken, reached, geometry)
+        taken_x, taken_g = (lax.dynamic_slice_in_dim(a, image * images, images, 0) for a in (x, g))
+        if pieces > 1:
+            taken_x = _taken(taken_x, axis, part * inputs, inputs, (0, filled))
+            taken_g = _taken(taken_g, axis, part * inputs * s - lo, reached, (lo, hi + filled * s))
+        return whole(taken_x, taken_g, one)
 
     # The first is before the loop, and not zeros, so that what the loop carries varies over mesh axes as its results do.
     w: jax.Array = lax.fori_loop(1, batches * pieces, lambda index, w: w + piece(index), piece(0))
     return w
 
 
-def _along(a: jax.Array, axis: int, ends: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Widths of `lax.pad`."""
-    return [(*ends, 0) if each == axis else (0, 0, 0) for each in range(a.ndim)]
+def _taken(a: jax.Array, axis: int, start: Any, size: int, beyond: tuple[int, int]) -> jax.Array:
+    """So many along an axis from a start that is no constant. Before the first and after the last are zeros, at most so many."""
+    inside = min(size, a.shape[axis])
+    at = jnp.clip(start, 0, a.shape[axis] - inside)
+    around = [(*beyond, 0) if each == axis else (0, 0, 0) for each in range(a.ndim)]
+    return lax.dynamic_slice_in_dim(padded(lax.dynamic_slice_in_dim(a, at, inside, axis), around), start - at + beyond[0], size, axis)
 
 
 def wide(a: jax.Array, preferred_element_type: Any, **unused: Any) -> jax.Array:
@@ -115,20 +141,25 @@ def elementwise_filter_grad(
     x: jax.Array, g: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any
 ) -> jax.Array:
     """F: w[j, c] += g[b, n*s + j*d - crop_lo, c] * x[b, n, c]."""
-    x, g = x.astype(preferred_element_type), with_crops(g.astype(preferred_element_type), geometry)
     taps = np.array(list(np.ndindex(*geometry.kernel))) * geometry.dilations
-    # One image and one tap at a time: XLA stores the products before it sums them, which for all would be k times x.
-    sizes = [(w - 1) * s + 1 for w, s in zip(x.shape[1:-1], geometry.strides, strict=True)]
 
-    def of_image(image: tuple[jax.Array, jax.Array]) -> jax.Array:
-        x, g = image
+    # One tap at a time: XLA stores the products before it sums them.
+    def whole(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+        g, channels = with_crops(g, geometry), x.shape[-1]
+        sizes = [(w - 1) * s + 1 for w, s in zip(x.shape[1:-1], geometry.strides, strict=True)]
 
         def of_tap(start: jax.Array) -> jax.Array:
-            window = lax.dynamic_slice(g, [*start, 0], [*sizes, g.shape[-1]])
-            tapped = window[tuple(slice(None, None, s) for s in geometry.strides)]
-            return jnp.sum(tapped * x, tuple(range(x.ndim - 1)))
+            window = lax.dynamic_slice(g, [0, *start, 0], [g.shape[0], *sizes, channels])
+            products = window[(slice(None), *(slice(None, None, s) for s in geometry.strides))] * x
+            if channels < ONES_FROM:
+                return jnp.sum(products, tuple(range(x.ndim - 1)))
+            rows = products.reshape(-1, channels)
+            return lax.dot(jnp.ones_like(rows[:, 0]), rows, precision=lax.Precision.HIGHEST)
 
         summed: jax.Array = lax.map(of_tap, taps)
-        return summed
+        return summed.reshape(*geometry.kernel, 1, channels)
 
-    return jnp.sum(lax.map(of_image, (x, g)), 0).reshape(*geometry.kernel, 1, x.shape[-1])
+    x, g = x.astype(preferred_element_type), g.astype(preferred_element_type)
+    if not static(x):
+        return whole(x, g, geometry)
+    return _in_pieces(whole, x, g, geometry, elementwise_pieces(x.shape, x.dtype.itemsize))
