@@ -269,12 +269,12 @@ def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> E
 
 
 def _layers(recorded: Iterable[tuple[Call, str]], rows: Iterable[Row]) -> tuple[Layer, ...]:
-    """Contractions of the same three arrays are one layer."""
+    """Contractions of the same three arrays at one place are one layer: a strided convolution is not the one that mirrors it."""
     seen: dict[Any, tuple[dict[Contraction, Call], dict[Contraction, int], tuple[bool, str, str]]] = {}
 
     def add(call: Call, contraction: Contraction, own: bool, names: str, source: str) -> None:
         window = replace(call.geometry, channels_last=True), call.options.implementation
-        key = call.input_shape, call.filter_shape, call.output_shape, call.dtype, window, own, own and names
+        key = call.input_shape, call.filter_shape, call.output_shape, call.dtype, window, own, names if own else source
         by, computed, _ = seen.setdefault(key, ({}, {}, (own, names, source)))
         by.setdefault(contraction, call)
         computed[contraction] = computed.get(contraction, 0) + 1

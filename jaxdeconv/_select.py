@@ -22,9 +22,6 @@ def largest_temporary(name: Name, contraction: Contraction, sizes: Sizes, platfo
     return round(work(platform, name, contraction, sizes).temporary * sizes.itemsize)
 
 
-BESIDE = 3  # times its temporaries, that the program of a gradient holds: all of a program are one allocation
-
-
 class Terms(NamedTuple):
     """The parts of an estimate, in the unit of the platform's rates: what each amount of the work takes."""
 
@@ -45,8 +42,8 @@ class Terms(NamedTuple):
         return max(zip(self, self._fields, strict=True), key=lambda pair: pair[0])[1]
 
 
-def terms(work: Work, rates: Rates, itemsize: int, held: int = 1) -> Terms:
-    """Those of a program that holds so many times the temporaries of this."""
+def terms(work: Work, rates: Rates, itemsize: int) -> Terms:
+    """What each amount takes."""
     if itemsize > 4:  # XLA on CPU, and TPUs, have fast convolutions of at most 32 bits
         product, convolution = rates.product * 4 / itemsize, rates.naive
     elif itemsize < 4:
@@ -65,14 +62,13 @@ def terms(work: Work, rates: Rates, itemsize: int, held: int = 1) -> Terms:
         gathered=work.gathered / rates.gathered,
         jumps=work.jumps / rates.jumps,
         steps=work.steps / rates.steps,
-        fresh=temporary / rates.fresh if held * temporary >= rates.fresh_from else 0,
+        fresh=temporary / rates.fresh if temporary >= rates.fresh_from else 0,
     )
 
 
 def estimated(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> Terms:
     """What the time is made of that a lowering would take."""
-    held = 1 if contraction == "transpose" else BESIDE
-    return terms(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize, held)
+    return terms(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize)
 
 
 def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> float:

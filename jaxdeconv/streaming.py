@@ -205,7 +205,8 @@ def init(
     pair = (0, ke - s) if crops is None else canonicalize.integers(function, "crops", crops)
     if len(pair) != 2 or not all(isinstance(crop, int) and abs(crop) <= canonicalize.LARGEST for crop in pair):
         rule = "crops must be two integers, what the window drops at the start and at the end"
-        raise error(ValueError, function, rule, "crops", crops, f"pass (0, {ke - s}) or None for a causal stream")
+        both = f"{(*pair, *pair)} to drop so many at both, or " * (len(pair) == 1)
+        raise error(ValueError, function, rule, "crops", crops, f"pass {both}(0, {ke - s}) or None for a causal stream")
     canonicalize.choice(function, "delayed", delayed, (False, True))
     options = canonicalize.options(function, w, "streaming_step", precision, preferred_element_type, implementation, forward_mode)
     geometry = Geometry(kernel, (s,), (d,), ((pair[0], pair[1]),), groups, channels_last)

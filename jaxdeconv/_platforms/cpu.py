@@ -25,7 +25,7 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
     gathered=300e9,
     jumps=0.2e9,
     steps=27e3,
-    fresh=20e9,
+    fresh=8e9,
     fresh_from=2**25,  # the largest block that glibc keeps for reuse
     narrow_product=3,  # by the processor's matrix unit
     narrow_convolution=0.6,  # which XLA computes in float32, after converting
@@ -152,16 +152,19 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
     layout = 0 if sizes.geometry.channels_last else TRANSPOSED * (sizes.x + sizes.y)
     if contraction == "transpose":
-        placed = phases(sizes.geometry).placed_taps * sizes.in_channels
+        way = phases(sizes.geometry)
+        placed = way.placed_taps * sizes.in_channels
         looped = blocks_summed(sizes.geometry) * sizes.y
-        return Work(looped=looped, moved=sizes.x + sizes.y + placed + layout, temporary=sizes.x + placed, steps=1)
+        around = sizes.x if max(way.inner.kernel, default=1) > 1 else 0  # a copy with zeros around it
+        return Work(looped=looped, moved=sizes.x + sizes.y + placed + layout, temporary=around + placed, steps=1)
     every = sizes.taps * sizes.x
-    moved = sizes.x + sizes.w + 3 * sizes.y + layout
+    cropped = sizes.y if any(map(any, sizes.geometry.crops)) else 0  # a copy with zeros for what was
+    moved = sizes.x + sizes.w + sizes.y + 2 * cropped + layout
     if contraction == "filter_grad":  # one tap after the other, of a piece after the other
         pieces = math.prod(cpu_lowerings.elementwise_pieces((sizes.batch, *sizes.spatial, sizes.in_channels), sizes.itemsize))
         summed = every if sizes.in_channels < cpu_lowerings.ONES_FROM else every / SUMMED
-        return Work(rearranged=summed, moved=moved, temporary=(sizes.x + sizes.y) // pieces, steps=1)
-    return Work(looped=every, moved=moved, temporary=sizes.y, steps=1)
+        return Work(rearranged=summed, moved=moved, temporary=(sizes.x + cropped) // pieces, steps=1)
+    return Work(looped=every, moved=moved, temporary=cropped, steps=1)
 
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:

@@ -29,7 +29,7 @@ MOST_PATCHES = 2**25  # bytes of patches, from which they are made piece by piec
 PIECE = 2**23  # of about so many
 ONES_FROM = 32  # channels, from which a product with ones sums faster than XLA's loop does
 IN_CACHE = 2**20  # bytes of the products of one tap, from which a depthwise one of as many channels is made piece by piece
-MOST_FILTER = 2**20  # bytes of a filter, beyond which adding up those of the pieces would take long
+MOST_FILTER = 2**22  # bytes of a filter, beyond which adding up those of the pieces would take long
 
 BOTTOMS = mixed.Bottoms(cpu_products, cpu_convolutions)
 
