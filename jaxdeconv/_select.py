@@ -22,6 +22,9 @@ def largest_temporary(name: Name, contraction: Contraction, sizes: Sizes, platfo
     return round(work(platform, name, contraction, sizes).temporary * sizes.itemsize)
 
 
+BESIDE = 2  # times its temporaries, that the program of a gradient holds: all of a program are one allocation
+
+
 class Terms(NamedTuple):
     """The parts of an estimate, in the unit of the platform's rates: what each amount of the work takes."""
 
@@ -42,8 +45,8 @@ class Terms(NamedTuple):
         return max(zip(self, self._fields, strict=True), key=lambda pair: pair[0])[1]
 
 
-def terms(work: Work, rates: Rates, itemsize: int) -> Terms:
-    """What each amount takes."""
+def terms(work: Work, rates: Rates, itemsize: int, held: int = 1) -> Terms:
+    """Those of a program that holds so many times the temporaries of this."""
     if itemsize > 4:  # XLA on CPU, and TPUs, have fast convolutions of at most 32 bits
         product, convolution = rates.product * 4 / itemsize, rates.naive
     elif itemsize < 4:
@@ -62,13 +65,14 @@ def terms(work: Work, rates: Rates, itemsize: int) -> Terms:
         gathered=work.gathered / rates.gathered,
         jumps=work.jumps / rates.jumps,
         steps=work.steps / rates.steps,
-        fresh=temporary / rates.fresh if temporary >= rates.fresh_from else 0,
+        fresh=temporary / rates.fresh if held * temporary >= rates.fresh_from else 0,
     )
 
 
 def estimated(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> Terms:
     """What the time is made of that a lowering would take."""
-    return terms(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize)
+    held = 1 if contraction == "transpose" else BESIDE
+    return terms(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize, held)
 
 
 def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> float:

@@ -433,6 +433,23 @@ def test_gradients_belong_to_their_layer():
     assert row.explanation.lowerings == replaced
 
 
+def test_a_convolution_and_the_one_that_mirrors_it_are_two_layers():
+    """As in an autoencoder, where C of one is a contraction of the same three shapes as T of the other."""
+    numbers = ("NWC", "WIO", "NWC")
+
+    def encode(w, x):
+        return jax.lax.conv_general_dilated(x, w, (8,), "SAME", dimension_numbers=numbers)
+
+    def loss(v, w, x):
+        return jnp.mean((decode(v, jnp.tanh(encode(w, x))) - x) ** 2)
+
+    found = jaxdeconv.explain(jax.grad(loss, (0, 1, 2)), struct(16, 8, 8), struct(16, 8, 8), struct(2, 160, 8))
+    shapes = {(row.explanation.input_shape, row.explanation.output_shape) for row in found.rows}
+    assert [sorted(row.computed) for row in found.rows] == [["filter_grad", "input_grad", "transpose"]] * 2, found
+    assert len({row.source for row in found.rows}) == 2
+    assert len(shapes) == 1
+
+
 def test_strided_convolutions_and_what_is_left():
     def function(w, x):
         y = jax.lax.conv_general_dilated(x, w, (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))

@@ -229,3 +229,11 @@ def test_the_errors_are_the_same_under_jit():
     message = refusal(jaxdeconv.conv1d_transpose, X[1], stored("torch", 1), None, 2)
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 2))(X[1], stored("torch", 1))
+
+
+def test_a_filter_of_one_group_for_all():
+    """Of some of the input channels: a filter holds those of all groups."""
+    with pytest.raises(ValueError, match=r"out / groups, in\] whatever data_format is, with the input channels of all groups, 16$"):
+        jaxdeconv.conv1d_transpose(np.ones((2, 5, 16)), np.ones((3, 7, 8)), None, 2)
+    with pytest.raises(ValueError, match=r"out / groups, in\] whatever data_format is$"):
+        jaxdeconv.conv1d_transpose(np.ones((2, 5, 16)), np.ones((3, 7, 9)), None, 2)

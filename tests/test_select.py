@@ -75,7 +75,8 @@ EVERY = [*ANY, *OVERLAPPING, *itertools.chain.from_iterable(LAYERS.values())]
 def estimates(contraction, sizes, of_platform=CPU):
     """The seconds of every lowering that can."""
     able = [name for name in candidates(sizes.geometry) if unable(name, contraction, sizes) is None]
-    return {name: sum(policy.terms(work("cpu", name, contraction, sizes), of_platform, sizes.itemsize)) for name in able}
+    held = 1 if contraction == "transpose" else policy.BESIDE
+    return {name: sum(policy.terms(work("cpu", name, contraction, sizes), of_platform, sizes.itemsize, held)) for name in able}
 
 
 def test_the_same_for_equal_arguments_and_able():

@@ -520,7 +520,8 @@ BAD_INITS = [
     (
         {"crops": 1},
         ValueError,
-        "crops must be two integers, what the window drops at the start and at the end, got crops=1; pass (0, 2)",
+        "crops must be two integers, what the window drops at the start and at the end, got crops=1; "
+        "pass (1, 1) to drop so many at both, or (0, 2) or None for a causal stream",
     ),
     ({"crops": (1, 2, 3)}, ValueError, "crops must be two integers"),
     ({"crops": "SAME"}, TypeError, "crops must be of integers, got crops='SAME'"),
