@@ -21,7 +21,7 @@ from jax import export, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv._contractions import Options
-from jaxdeconv._filters import LAYOUTS, layouts_of
+from jaxdeconv._filters import LAYOUTS, layouts_of, positions
 from jaxdeconv._lowerings import Implementation, is_mixture
 from jaxdeconv._tuning import NotATuningError, Tuning, read
 
@@ -205,6 +205,10 @@ def channels_advice(
     hints = converted(here) + [move] * any(LAYOUTS[each] == LAYOUTS[own] for each in there)
     if not hints and there:
         hints = [f"{move}, and then {' or '.join(converted(there))}"]
+    inputs, held = channels[0], shape[positions(LAYOUTS[own], len(shape))["in"][0]]
+    static = isinstance(inputs, int) and isinstance(held, int)
+    if not hints and LAYOUTS[own].grouped == "in" and static and 0 < held < inputs and inputs % held == 0:
+        hints = [f"{name} must have the input channels of all groups, {inputs}"]
     return "; ".join([otherwise, *hints])
 
 

@@ -410,12 +410,10 @@ def _geometry(
         outputs = None if sizes is None or len(sizes) != n + 2 else sizes[channel_axis]
         move = f"pass data_format={formats[channels_last]!r}, if the channels of input come {'first' if channels_last else 'last'}"
         advice = f"filters are [{', '.join(canonicalize.SPATIAL[-n:])}, out / groups, in] whatever data_format is"
-        hinted = canonicalize.channels_advice(
+        advice = canonicalize.channels_advice(
             "filters", w_shape, "tf", (x_shape[channel_axis], x_shape[other_axis]), outputs, move, advice
         )
-        if hinted == advice and 0 < in_channels < x_shape[channel_axis] and x_shape[channel_axis] % in_channels == 0:
-            hinted += f", with the input channels of all groups, {x_shape[channel_axis]}"
-        raise error(ValueError, function, rule, "filters.shape", w_shape, hinted)
+        raise error(ValueError, function, rule, "filters.shape", w_shape, advice)
     if groups is not None:
         groups = canonicalize.integer(function, "groups", groups)
         if not isinstance(groups, int) or groups < 1 or in_channels % groups:

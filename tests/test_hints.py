@@ -231,9 +231,21 @@ def test_the_errors_are_the_same_under_jit():
         jax.jit(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 2))(X[1], stored("torch", 1))
 
 
-def test_a_filter_of_one_group_for_all():
-    """Of some of the input channels: a filter holds those of all groups."""
-    with pytest.raises(ValueError, match=r"out / groups, in\] whatever data_format is, with the input channels of all groups, 16$"):
-        jaxdeconv.conv1d_transpose(np.ones((2, 5, 16)), np.ones((3, 7, 8)), None, 2)
-    with pytest.raises(ValueError, match=r"out / groups, in\] whatever data_format is$"):
-        jaxdeconv.conv1d_transpose(np.ones((2, 5, 16)), np.ones((3, 7, 9)), None, 2)
+@pytest.mark.parametrize(
+    ("function", "x", "w", "keywords"),
+    [
+        (jaxdeconv.conv1d_transpose, (2, 5, 16), (3, 7, 8), {"output_shape": None, "strides": 2}),
+        (keras.conv_transpose, (2, 5, 16), (3, 7, 8), {"strides": 2, "data_format": "channels_last"}),
+        (torch.conv_transpose1d, (2, 16, 5), (8, 7, 3), {}),
+        (onnx.conv_transpose, (2, 16, 5), (8, 7, 3), {}),
+    ],
+)
+def test_a_filter_of_one_group_for_all(function, x, w, keywords):
+    """A filter holds the input channels of all groups. Nothing is said where they do not divide, or are symbolic."""
+    said = "must have the input channels of all groups, 16"
+    assert refusal(function, np.ones(x), np.ones(w), **keywords).endswith(said)
+    assert said not in refusal(function, np.ones(x), np.ones([9 if size == 8 else size for size in w]), **keywords)
+    (channels,) = jax.export.symbolic_shape("c")
+    unknown = jax.ShapeDtypeStruct([channels if size == 16 else size for size in x], jnp.float32)
+    with pytest.raises(ValueError, match=r"must be equal, and \w+ has shape .*c"):
+        jax.eval_shape(lambda x: function(x, jnp.ones(w, jnp.float32), **keywords), unknown)

@@ -119,7 +119,8 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms):
-            return Work(moved=moved, temporary=held // (batches * pieces))
+            taken = sizes.x + sizes.y if pieces > 1 else 0  # what a piece has of the operands
+            return Work(moved=moved, temporary=(held + taken) // (batches * pieces))
     return Work(moved=moved, temporary=held)
 
 
@@ -163,7 +164,8 @@ def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
     if contraction == "filter_grad":  # one tap after the other, of a piece after the other
         pieces = math.prod(cpu_lowerings.elementwise_pieces((sizes.batch, *sizes.spatial, sizes.in_channels), sizes.itemsize))
         summed = every if sizes.in_channels < cpu_lowerings.ONES_FROM else every / SUMMED
-        return Work(rearranged=summed, moved=moved, temporary=(sizes.x + cropped) // pieces, steps=1)
+        taken = sizes.x + sizes.y if pieces > 1 else cropped
+        return Work(rearranged=summed, moved=moved, temporary=(sizes.x + taken) // pieces, steps=1)
     return Work(looped=every, moved=moved, temporary=cropped, steps=1)
 
 
