@@ -125,7 +125,7 @@ def test_temporaries_are_those_of_the_compiled_program(layer):
     ],
 )
 def test_temporaries_of_a_filter_gradient_in_pieces(x, w, padding, strides):
-    """Within a third, of which no operand is a whole one."""
+    """At most a third more is held than is said, and no operand is held whole. jaxlib 0.8 shares one block more, and holds less."""
     x, w = struct(*x), struct(*w)
     groups = 1 if w.shape[-2] > 1 else x.shape[-1]
     call = partial(jaxdeconv.conv_transpose, output_shape=None, strides=strides, padding=padding, groups=groups)
@@ -133,7 +133,7 @@ def test_temporaries_of_a_filter_gradient_in_pieces(x, w, padding, strides):
     filter_grad = jax.jit(lambda x, g: jax.vjp(lambda w: call(x, w), jnp.zeros(w.shape, w.dtype))[1](g)[0])
     held = filter_grad.lower(x, g).compile().memory_analysis().temp_size_in_bytes
     said = jaxdeconv.explain(call, x, w).largest_temporary["filter_grad"]["cpu"]
-    assert 0.75 <= held / said <= 1.33, (held, said)
+    assert 0.6 <= held / said <= 1.33, (held, said)
 
 
 def geometry(found):
