@@ -337,7 +337,7 @@ def test_verdict_on_a_named_lowering():
 
 
 def test_verdict_on_a_lowering_that_is_not_chosen_for_its_temporary():
-    sizes = 16, 500, 3, 3, 5, 2
+    sizes = 16, 500, 3, 3, 7, 2
     chosen, named = lax_layer(*sizes, ndim=1), lax_layer(*sizes, ndim=1, implementation="matmul")
     assert sum(sum(each.values()) for each in named.largest_temporary.values()) > sum(
         sum(each.values()) for each in chosen.largest_temporary.values()
@@ -367,16 +367,17 @@ def test_verdict_where_nothing_is_faster():
 
 
 def test_verdict_on_lowerings_that_are_near():
-    near = lax_layer(*SMALL)
+    sizes = 1, 8, 8, 8, 4, 2
+    near = lax_layer(*sizes)
     other, letter = re.search(r"; '([\w,]+)' is estimated to take about as long for ([TCF]): jaxdeconv.tune", near.verdict).groups()
     contraction = {"T": "transpose", "C": "input_grad", "F": "filter_grad"}[letter]
-    taken, chosen = (each.estimates[contraction]["cpu"] for each in (lax_layer(*SMALL, implementation=other), near))
+    taken, chosen = (each.estimates[contraction]["cpu"] for each in (lax_layer(*sizes, implementation=other), near))
     assert other != near.lowerings[contraction]["cpu"]
     assert taken <= 1.1 * chosen
-    assert "tune" not in lax_layer(*SMALL, implementation=other).verdict
+    assert "tune" not in lax_layer(*sizes, implementation=other).verdict
     assert "tune" not in lax_layer(1, 80, 512, 256, 16, 8, ndim=1).verdict
     with jaxdeconv.defaults(tuning=jaxdeconv.Tuning()):
-        assert "tune" not in lax_layer(*SMALL).verdict
+        assert "tune" not in lax_layer(*sizes).verdict
 
 
 def test_verdict_on_nothing():

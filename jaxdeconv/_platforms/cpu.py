@@ -22,9 +22,9 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
     naive=0.6e9,
     moved=145e9,
     rearranged=1.6e9,
-    gathered=300e9,
+    gathered=14e9,
     jumps=0.2e9,
-    steps=27e3,
+    steps=33e3,
     fresh=8e9,
     fresh_from=2**25,  # the largest block that glibc keeps for reuse
     narrow_product=3,  # by the processor's matrix unit
@@ -39,6 +39,7 @@ MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one 
 # What other elements count, of those that are moved in order:
 ADDED = 1.2  # for each term of overlap_add
 TRANSPOSED = 4
+LEADING = 3  # times as long: g of a filter gradient by convolution, whose channels become the batch
 COPIED = 5  # in runs, as patches are; with channels first these are
 APART = 1.25  # times as slow
 TAKEN = 20  # out of a part of the channels, where they are last
@@ -75,7 +76,8 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     jumps: float = rows * math.prod(window[:-1] if set(steps) == {1} else window)  # from one run of a patch to the next
     if features == 1 and contraction == "filter_grad":
         jumps = max(jumps, gathered / 2)
-    transposed = {"filter_grad": operands, "transpose": sizes.w, "input_grad": 0}[contraction]
+    leading = LEADING if geometry.channels_last else 1  # channels that are first are brought there on the way
+    transposed = {"filter_grad": sizes.x + leading * sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction]
     pointwise = math.prod(window) == 1  # nothing to gather
     cold = contraction == "input_grad" and n > 1 and stuffed > 1 and sizes.y * sizes.itemsize >= RATES.fresh_from
     return Work(
