@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
 from jaxdeconv import _canonicalize as canonicalize
-from jaxdeconv import _jaxprs
+from jaxdeconv import _jaxprs, _objects
 from jaxdeconv._call import advise
 from jaxdeconv._canonicalize import error
 from jaxdeconv._edit import Editor, How, Row
@@ -82,7 +82,8 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
 
     Args:
         function: any function of arrays that JAX can trace, its arguments pytrees. Arrays in them, of jax or numpy, are traced; all
-            else, numbers of Python included, passes as it is. None to return a decorator.
+            else, numbers of Python included, passes as it is. What it changes in objects of Flax NNX that it is given is changed in
+            them, as by `nnx.jit`. None to return a decorator.
         forward_mode: whether results may be differentiated in forward mode, as for `conv1d_transpose`; None for what
             `jaxdeconv.defaults` says.
 
@@ -128,7 +129,7 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
     def accelerated(*arguments: Any, **keywords: Any) -> Any:
         editing = _editor(forward_mode)
         try:
-            return editing.evaluated(function, *arguments, **keywords)
+            return _objects.evaluated(editing.evaluated, function, *arguments, **keywords)
         except (TypeError, NotImplementedError) as refusal:
             advise(refusal, name, editing.how.forward_mode)
             raise

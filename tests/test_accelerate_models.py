@@ -127,3 +127,65 @@ def test_models(made):
             assert left(step(loss), state, x)
             assert left(each, state, x) == []
         assert len(jaxdeconv.accelerate(step(loss)).explain((parameters, parameters), x).replaced) >= 3
+
+
+@pytest.mark.parametrize("way", ["step", "eager step", "loss", "nnx.scan"])
+def test_objects_are_changed_in_place(way):
+    nnx, optax = pytest.importorskip("flax.nnx"), pytest.importorskip("optax")
+
+    class Decoder(nnx.Module):
+        def __init__(self, rngs):
+            self.up = nnx.ConvTranspose(4, 6, (4,), (2,), rngs=rngs)
+            self.norm, self.drop = nnx.BatchNorm(6, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.drop(self.norm(self.up(x)))
+
+    def loss(model, x):
+        return jnp.mean(model(x) ** 2)
+
+    def step(model, optimizer, x, loss=loss):
+        value, gradients = nnx.value_and_grad(loss)(model, x)
+        optimizer.update(model, gradients)
+        return value
+
+    def scanned(step):
+        def body(state, x):
+            return state, step(*state, x)
+
+        return lambda model, optimizer, xs: nnx.scan(body, in_axes=(nnx.Carry, 0), out_axes=(nnx.Carry, 0))((model, optimizer), xs)[1]
+
+    def trained(accelerate):
+        function = {
+            "step": nnx.jit(accelerate(step)),
+            "eager step": accelerate(step),
+            "loss": nnx.jit(lambda *given: step(*given, accelerate(loss))),
+            "nnx.scan": nnx.jit(scanned(accelerate(step))),
+        }[way]
+        model = Decoder(nnx.Rngs(0))
+        optimizer, xs = nnx.Optimizer(model, optax.sgd(0.1, momentum=0.9), wrt=nnx.Param), signal(3, 2, 8, 4)
+        losses = function(model, optimizer, xs) if way == "nnx.scan" else jnp.stack([function(model, optimizer, x) for x in xs])
+        assert model.drop.rngs.count[...] == optimizer.step[...] == 3
+        return losses, model.norm.mean[...], model.norm.var[...], model.norm.scale[...], model.up.kernel[...]
+
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        for found, expected in zip(trained(jaxdeconv.accelerate), trained(lambda function: function), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_objects_may_be_given_more_state():
+    nnx = pytest.importorskip("flax.nnx")
+
+    class Counting(nnx.Module):
+        def __init__(self):
+            self.count = 0
+
+        def __call__(self, x):
+            self.count += 1
+            self.calls = nnx.Variable(jnp.ones((), jnp.int32) + (self.calls[...] if hasattr(self, "calls") else 0))
+            return x
+
+    model = Counting()
+    for count in (1, 2):
+        jaxdeconv.accelerate(lambda x, *, model: model(x))(signal(3), model=model)
+        assert model.calls[...] == model.count == count

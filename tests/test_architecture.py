@@ -20,6 +20,7 @@ ORDER = [
     "_verdict",
     "_conventions",
     "_accelerate",
+    "_objects",
     "_edit",
     "_stuffing",
     "_jaxprs",
