@@ -102,7 +102,7 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
     References:
         jax issues 23783 and 31662, which say how slow JAX's own gradients are.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxdeconv

@@ -441,7 +441,7 @@ def defaults(*, implementation: str | None = None, forward_mode: bool | None = N
         ValueError: no such name. Within it, calls raise as if it had been given to them, where it cannot compute them.
         TypeError: an argument of the wrong type.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxdeconv

@@ -51,7 +51,7 @@ def convert_filters(w: ArrayLike, source: FilterLayout, target: FilterLayout, gr
     References:
         The layers of TensorFlow 2.21, Keras 3.15, jax 0.10.2, Flax 0.12.8, Haiku 0.0.17, Equinox 0.13.8, torch 2.13; ONNX opset 22.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> weight = jnp.ones((16, 4, 5))  # torch.nn.ConvTranspose1d(16, 8, 5, groups=2).weight
@@ -118,7 +118,7 @@ def fold_weight_norm(g: ArrayLike, v: ArrayLike, axis: int | None = 0, epsilon: 
     References:
         T. Salimans and D. P. Kingma, Weight normalization, arXiv:1602.07868; torch 2.13, Equinox 0.13.8, Flax 0.12.8.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> state = {"up.weight_g": jnp.ones((16, 1, 1)), "up.weight_v": jnp.ones((16, 8, 5))}  # of a torch.nn.ConvTranspose1d
@@ -161,7 +161,7 @@ def unfold_weight_norm(w: ArrayLike, axis: int | None = 0, epsilon: float = 0.0)
     References:
         Those of `fold_weight_norm`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> g, v = jaxdeconv.unfold_weight_norm(jnp.ones((16, 8, 2)))
@@ -239,7 +239,7 @@ def fold_batch_norm(
     References:
         S. Ioffe and C. Szegedy, Batch normalization, arXiv:1502.03167.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> w, ones = jnp.ones((16, 4, 5)), jnp.ones(8)  # of torch.nn.ConvTranspose1d(16, 8, 5, groups=2)

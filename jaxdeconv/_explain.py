@@ -202,7 +202,7 @@ def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> E
     Gradients:
         None; nothing is computed.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jaxdeconv
         >>> x, w = jax.ShapeDtypeStruct((1, 80, 512), "float32"), jax.ShapeDtypeStruct((16, 256, 512), "float32")

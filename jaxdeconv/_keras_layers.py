@@ -98,7 +98,7 @@ class Conv1DTranspose(_Transposed, keras.layers.Conv1DTranspose):
     References:
         `keras.layers.Conv1DTranspose`, Keras 3.15.
 
-    Example:
+    Examples:
         >>> import os
         >>> os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
         >>> import numpy as np

@@ -64,7 +64,7 @@ def tune(
     Gradients:
         None. A tuning changes no gradient but by rounding.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
@@ -122,7 +122,7 @@ def load_tuning(path: str | os.PathLike[str]) -> Tuning:
         ValueError: the file cannot be read, or is none that `Tuning.save` wrote.
         TypeError: path is no path.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import jaxdeconv
         >>> with tempfile.TemporaryDirectory() as folder:

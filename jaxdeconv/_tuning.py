@@ -76,7 +76,7 @@ class Tuning:
     fastest one that can compute the contraction, where it runs; the estimated one if it takes at most 1.03 times as long; and what
     is estimated, where there is no entry.
 
-    Example:
+    Examples:
         >>> import jaxdeconv
         >>> print(jaxdeconv.Tuning())
         nothing is measured

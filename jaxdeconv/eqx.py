@@ -44,7 +44,7 @@ class ConvTranspose(equinox.nn.ConvTranspose):
     References:
         `equinox.nn.ConvTranspose`, Equinox 0.13.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxdeconv.eqx import ConvTranspose1d
         >>> layer = ConvTranspose1d(512, 256, kernel_size=16, stride=8, padding=4, key=jax.random.key(0))
@@ -140,7 +140,7 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
         TypeError: no Equinox module in model.
         ValueError: no such implementation.
 
-    Example:
+    Examples:
         >>> import equinox as eqx
         >>> import jax
         >>> import jaxdeconv.eqx

@@ -92,7 +92,7 @@ class ConvNDTranspose(_Transposed, hk.ConvNDTranspose):
     References:
         `haiku.ConvNDTranspose`, Haiku 0.0.17.
 
-    Example:
+    Examples:
         >>> import haiku as hk
         >>> import jax
         >>> from jaxdeconv.haiku import Conv1DTranspose

@@ -53,7 +53,7 @@ def icnr(initializer: Initializer, strides: int | Sequence[int], layout: FilterL
     References:
         A. Aitken et al., Checkerboard artifact free sub-pixel convolution, arXiv:1707.02937.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxdeconv import initializers
         >>> init = initializers.icnr(jax.nn.initializers.normal(), strides=2)
@@ -110,7 +110,7 @@ def bilinear(strides: int | Sequence[int], layout: FilterLayout = "tf", groups: 
     References:
         J. Long, E. Shelhamer and T. Darrell, Fully convolutional networks for semantic segmentation, arXiv:1411.4038, section 3.3.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv import conv1d_transpose, initializers
         >>> w = initializers.bilinear(strides=2)(None, (4, 1, 1))
@@ -205,7 +205,7 @@ def checkerboard(kernel_size: int | Sequence[int], strides: int | Sequence[int],
     References:
         A. Odena, V. Dumoulin and C. Olah, Deconvolution and checkerboard artifacts, Distill 2016, doi:10.23915/distill.00003.
 
-    Example:
+    Examples:
         >>> from jaxdeconv import initializers
         >>> print(initializers.checkerboard(3, 2))
         kernel (3,), strides (2,), dilations (1,): checkerboard, taps by phase 2, 1, ratio 2, deviation 33%; even: 4
@@ -254,7 +254,7 @@ def phase_gains(
     Gradients:
         Of every order and in both modes: it is linear, and so can be a penalty.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv import initializers
         >>> initializers.phase_gains(jnp.ones((3, 1, 1), "float32"), 2).ravel().tolist()

@@ -103,7 +103,7 @@ def conv_transpose(
     References:
         `keras.ops.conv_transpose`, Keras 3.15; `keras.layers.Conv1DTranspose`, `Conv2DTranspose` and `Conv3DTranspose` call it.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv.keras
         >>> x = jnp.array([1.0, 10.0, 100.0]).reshape(1, 3, 1)

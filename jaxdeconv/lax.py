@@ -100,7 +100,7 @@ def conv_transpose(
     References:
         `jax.lax.conv_transpose`, JAX 0.10; jax issue 32267 on the meanings of padding.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxdeconv.lax
@@ -198,7 +198,7 @@ def conv_general_dilated(
     References:
         `jax.lax.conv_general_dilated`, JAX 0.10.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv.lax import conv_general_dilated
         >>> x, w = jnp.ones((1, 3, 8)), jnp.ones((5, 3, 4))

@@ -39,7 +39,7 @@ class ConvTranspose(linen.ConvTranspose):
     References:
         `flax.linen.ConvTranspose`, Flax 0.12.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> from jaxdeconv.linen import ConvTranspose

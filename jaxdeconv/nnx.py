@@ -49,7 +49,7 @@ class ConvTranspose(nnx.ConvTranspose):
     References:
         `flax.nnx.ConvTranspose`, Flax 0.12.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from jaxdeconv.nnx import ConvTranspose
@@ -135,7 +135,7 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
         TypeError: model is no NNX module.
         ValueError: no such implementation.
 
-    Example:
+    Examples:
         >>> from flax import nnx
         >>> import jaxdeconv.nnx
         >>> model = nnx.Sequential(nnx.ConvTranspose(8, 4, (4,), (2,), rngs=nnx.Rngs(0)), nnx.relu)

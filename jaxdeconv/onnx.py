@@ -88,7 +88,7 @@ def conv_transpose(
     References:
         ConvTranspose, ONNX operator set 22. Where runtimes differ from its text, the text is followed.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv.onnx
         >>> X = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 4)
@@ -183,7 +183,7 @@ def from_node(
     References:
         NodeProto and AttributeProto, onnx.proto; ConvTranspose, ONNX operator set 22.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace as Proto
         >>> import jax.numpy as jnp
         >>> import jaxdeconv.onnx

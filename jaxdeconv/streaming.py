@@ -165,7 +165,7 @@ def init(
     Gradients:
         None; `step` has them.
 
-    Example:
+    Examples:
         >>> import jax
         >>> from jaxdeconv import streaming
         >>> streaming.init(jax.ShapeDtypeStruct((16, 256, 512), "float32"), strides=8).pending.shape
@@ -251,7 +251,7 @@ def step(state: State, input: ArrayLike, filters: ArrayLike, bias: ArrayLike | N
     References:
         Overlap-add: A. V. Oppenheim and R. W. Schafer, Discrete-Time Signal Processing, section 8.7.3.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv import conv1d_transpose, streaming
         >>> x = jnp.array([1.0, 10.0, 100.0]).reshape(1, 3, 1)
@@ -310,7 +310,7 @@ def flush(state: State, bias: ArrayLike | None = None) -> jax.Array:
     Gradients:
         In the state's sums and the bias.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv import streaming
         >>> w = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(4, 1, 1)

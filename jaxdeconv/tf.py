@@ -91,7 +91,7 @@ def conv1d_transpose(
         `tf.nn.conv1d_transpose`, TensorFlow 2.21; V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep learning,
         arXiv:1603.07285, section 4.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> x = jnp.array([1.0, 10.0, 100.0]).reshape(1, 3, 1)
@@ -160,7 +160,7 @@ def conv2d_transpose(
     References:
         `tf.nn.conv2d_transpose`, TensorFlow 2.21.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> x = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(1, 2, 2, 1)
@@ -226,7 +226,7 @@ def conv3d_transpose(
     References:
         `tf.nn.conv3d_transpose`, TensorFlow 2.21.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> x, w = jnp.ones((1, 4, 4, 2, 8)), jnp.ones((3, 3, 3, 5, 8))
@@ -287,7 +287,7 @@ def conv_transpose(
     References:
         `tf.nn.conv_transpose`, TensorFlow 2.21.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> import jaxdeconv
         >>> jaxdeconv.conv_transpose(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 5, 8)), [1, 8, 8, 5], strides=2).shape

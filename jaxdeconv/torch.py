@@ -83,7 +83,7 @@ def conv_transpose1d(
         `torch.nn.functional.conv_transpose1d`, PyTorch 2.13; V. Dumoulin and F. Visin, A guide to convolution arithmetic for deep
         learning, arXiv:1603.07285, section 4.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv.torch import conv_transpose1d
         >>> x = jnp.array([1.0, 10.0, 100.0]).reshape(1, 1, 3)
@@ -150,7 +150,7 @@ def conv_transpose2d(
     References:
         `torch.nn.functional.conv_transpose2d`, PyTorch 2.13.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv.torch import conv_transpose2d
         >>> x = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(1, 1, 2, 2)
@@ -213,7 +213,7 @@ def conv_transpose3d(
     References:
         `torch.nn.functional.conv_transpose3d`, PyTorch 2.13.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from jaxdeconv.torch import conv_transpose3d
         >>> x, w = jnp.ones((1, 8, 4, 4, 2)), jnp.ones((8, 5, 3, 3, 3))
