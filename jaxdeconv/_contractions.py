@@ -48,6 +48,7 @@ class Options(NamedTuple):
     implementation: Name | None = None
     forward_mode: bool | None = None
     axes: int = 0  # of a mesh, over which the operands may be cut: `_partitioning.axes`
+    differentiated: bool = False  # in the program of its gradients
     ordinary: bool = False  # a convolution of any network, and its gradients: `select_ordinary`
     tuning: Tuning | None = None  # what was measured
 
@@ -161,7 +162,7 @@ def choices_of(contraction: Contraction, sizes: Sizes, options: Options, dtype: 
             return measured
         if options.ordinary:
             return select_ordinary(contraction, sizes, platform)
-        return select(contraction, sizes, platform, options.axes)
+        return select(contraction, sizes, platform, options.axes, options.differentiated)
 
     return {platform: options.implementation or chosen(platform) for platform in get_args(Platform)}
 

@@ -143,7 +143,8 @@ def contraction(target: str, first: jax.Array, second: jax.Array, form: Form) ->
 
 def _forward(target: str, first: jax.Array, second: jax.Array, form: Form) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     operands = dict(zip(OPERANDS[target], (first, second), strict=True))
-    return _found_by_policies(bilinear(target, True, operands, form)), (first, second)
+    differentiated = form._replace(options=form.options._replace(differentiated=True))
+    return _found_by_policies(bilinear(target, True, operands, differentiated)), (first, second)
 
 
 def _backward(target: str, form: Form, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:

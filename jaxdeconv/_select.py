@@ -69,15 +69,15 @@ def terms(work: Work, rates: Rates, itemsize: int, held: int = 1) -> Terms:
     )
 
 
-def estimated(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> Terms:
-    """What the time is made of that a lowering would take."""
-    held = 1 if contraction == "transpose" else BESIDE
+def estimated(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform, differentiated: bool = False) -> Terms:
+    """What the time is made of that a lowering would take; T may be in the program of its gradients."""
+    held = BESIDE if differentiated or contraction != "transpose" else 1
     return terms(work(platform, name, contraction, sizes), rates(platform), sizes.itemsize, held)
 
 
-def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform) -> float:
+def estimate(name: Name, contraction: Contraction, sizes: Sizes, platform: Platform, differentiated: bool = False) -> float:
     """The time that a lowering would take, in the unit of the platform's rates."""
-    return sum(estimated(name, contraction, sizes, platform))
+    return sum(estimated(name, contraction, sizes, platform, differentiated))
 
 
 def able(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0, measured: bool = False) -> list[Name]:
@@ -96,13 +96,14 @@ def able(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int =
 
 
 @lru_cache(4096)
-def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0) -> Name:
+def select(contraction: Contraction, sizes: Sizes, platform: Platform, axes: int = 0, differentiated: bool = False) -> Name:
     """The lowering for this contraction, these sizes and this platform, where operands may be cut over so many axes of a mesh."""
     limit, surely = LARGE * sizes.itemsize * max(sizes.x, sizes.y, sizes.w), rates(platform).surely
 
     def penalized(name: Name) -> float:
         large = largest_temporary(name, contraction, sizes, platform) > limit
-        return estimate(name, contraction, sizes, platform) * (WORTH if large else 1) * (1 if name == "dilated" else surely)
+        seconds = estimate(name, contraction, sizes, platform, differentiated)
+        return seconds * (WORTH if large else 1) * (1 if name == "dilated" else surely)
 
     return min(able(contraction, sizes, platform, axes), key=penalized)
 

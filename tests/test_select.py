@@ -184,6 +184,17 @@ def test_memory_is_taken_only_where_it_is_worth_it():
     assert avoided > 0
 
 
+def test_the_output_holds_less_beside_its_gradients():
+    sizes = same(8, 600, (256, 128), 10, 5)  # EnCodec's second: products of 23 MiB, which alone are memory that is kept
+    names = [select("transpose", sizes, "cpu", differentiated=each) for each in (False, True)]
+    held = [largest_temporary(name, "transpose", sizes, "cpu") for name in names]
+    assert held[1] < CPU.fresh_from / policy.BESIDE <= held[0] < CPU.fresh_from
+    x, w = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((8, 600, 256), (10, 128, 256)))
+    call = partial(jaxdeconv.conv1d_transpose, strides=5, output_shape=None)
+    texts = [jax.jit(each).lower(x, w).as_text() for each in (call, lambda x, w: jax.vjp(call, x, w)[0])]
+    assert ["convolution" in text for text in texts] == [name != "matmul" for name in names] == [False, True]
+
+
 @pytest.mark.parametrize("factor", [2.0**-20, 3.0, 1e6])
 def test_only_ratios_of_rates_matter(factor, monkeypatch):
     before = [select(contraction, sizes, "cpu") for sizes in EVERY for contraction in CONTRACTIONS]
