@@ -22,7 +22,7 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
     naive=0.6e9,
     moved=145e9,
     rearranged=1.6e9,
-    gathered=14e9,
+    gathered=30e9,
     jumps=0.2e9,
     steps=33e3,
     fresh=8e9,
@@ -82,7 +82,7 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     cold = contraction == "input_grad" and n > 1 and stuffed > 1 and sizes.y * sizes.itemsize >= RATES.fresh_from
     return Work(
         convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
-        gathered=0 if pointwise else gathered * (2 if contraction == "input_grad" and stuffed > 1 else 1),
+        gathered=0 if pointwise else gathered,
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
         moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
         steps=1,
