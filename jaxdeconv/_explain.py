@@ -47,7 +47,8 @@ class Explanation:
     own program holds besides its operands and result; what a backend's convolution allocates inside is known when it is compiled.
     mesh_axes is over how many axes of a mesh the operands may be cut, 2 for two or more: what XLA's partitioner gets wrong there is
     not chosen. conventions has, for each of "tf", "torch", "onnx", "lax" and "keras", the arguments that place the same window there,
-    or a sentence why there are none.
+    beside strides and dilations, or a sentence why there are none. They are for the function here: TensorFlow itself has pairs as
+    padding in two dimensions alone, and Keras and `jax.lax.conv_transpose` have no groups.
 
     estimates is how long each would take alone: on CPU in seconds, as on the two cores that its rates are fitted to; on GPU in
     seconds, and never measured; on TPU in cycles, as its compiler estimates for one v5e. bounds is what takes the most of each: the

@@ -140,56 +140,36 @@ def geometry(found):
     return found.strides, found.dilations, found.crops, found.groups, found.flops
 
 
-def check_conventions(found, channels_last):
-    """Feeds what it says back into each front-end; returns which could say something."""
-    n = len(found.strides)
-    x_last = jnp.moveaxis(jnp.zeros(found.input_shape), 1, -1).shape if not channels_last else found.input_shape
-    x_first = (x_last[0], x_last[-1], *x_last[1:-1])
-    filters = {
-        layout: jaxdeconv.convert_filters(jnp.zeros(found.filter_shape), "tf", layout, found.groups).shape
-        for layout in ("torch", "lax")
+def said_calls(found, x, w):
+    """By convention that can say the window, the call that it says: x as the call had it, w in TensorFlow's layout."""
+    n, groups = len(found.strides), found.groups
+    s, d = {"strides": found.strides}, found.dilations
+    first = jnp.moveaxis(x, -1, 1) if found.channels_last else x
+    weight, rhs = (jaxdeconv.convert_filters(w, "tf", layout, groups) for layout in ("torch", "lax"))
+    by = {
+        "tf": lambda said: partial(jaxdeconv.conv_transpose, x, w, dilations=d, **s, **said),
+        "torch": lambda said: partial(
+            getattr(jaxdeconv.torch, f"conv_transpose{n}d"), first, weight, stride=found.strides, dilation=d, **said
+        ),
+        "onnx": lambda said: partial(jaxdeconv.onnx.conv_transpose, first, weight, dilations=d, **s, **said),
+        "lax": lambda said: partial(jaxdeconv.lax.conv_transpose, x, rhs, rhs_dilation=d, **s, **said),
+        "keras": lambda said: partial(jaxdeconv.keras.conv_transpose, x, w, dilation_rate=d, **s, **said),
     }
-    s, d, groups = found.strides, found.dilations, found.groups
+    assert all(isinstance(said, dict) or said.startswith("not expressible: ") for said in found.conventions.values())
+    return {name: by[name](said) for name, said in found.conventions.items() if isinstance(said, dict)}
 
-    def struct(shape):
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    def tf(said):
-        layout = {1: "NWC NCW", 2: "NHWC NCHW", 3: "NDHWC NCDHW"}[n].split()[not channels_last]
-        x = struct(x_last if channels_last else x_first)
-        return jaxdeconv.explain(
-            jaxdeconv.conv_transpose, x, struct(found.filter_shape), strides=s, dilations=d, data_format=layout, **said
-        )
-
-    def torch(said):
-        function = [jaxdeconv.torch.conv_transpose1d, jaxdeconv.torch.conv_transpose2d, jaxdeconv.torch.conv_transpose3d][n - 1]
-        return jaxdeconv.explain(function, struct(x_first), struct(filters["torch"]), stride=s, dilation=d, groups=groups, **said)
-
-    def onnx(said):
-        call = jaxdeconv.onnx.conv_transpose
-        return jaxdeconv.explain(call, struct(x_first), struct(filters["torch"]), strides=s, dilations=d, group=groups, **said)
-
-    def lax(said):
-        return jaxdeconv.explain(jaxdeconv.lax.conv_transpose, struct(x_last), struct(filters["lax"]), s, rhs_dilation=d, **said)
-
-    def keras(said):
-        call = jaxdeconv.keras.conv_transpose
-        return jaxdeconv.explain(call, struct(x_last), struct(found.filter_shape), strides=s, dilation_rate=d, **said)
-
-    spoken = set()
-    for name, front_end in {"tf": tf, "torch": torch, "onnx": onnx, "lax": lax, "keras": keras}.items():
-        said = found.conventions[name]
-        if isinstance(said, str):
-            assert said.startswith("not expressible: ")
-            continue
-        assert geometry(front_end(said)) == geometry(found), (name, said, found)
-        spoken.add(name)
-    return spoken
+def check_conventions(found):
+    """Feeds what it says back into each front-end; returns which could say something."""
+    spoken = said_calls(found, jnp.zeros(found.input_shape, jnp.float32), jnp.zeros(found.filter_shape, jnp.float32))
+    for name, call in spoken.items():
+        assert geometry(jaxdeconv.explain(call)) == geometry(found), (name, found)
+    return set(spoken)
 
 
 @pytest.mark.parametrize("part", cases.sampled(range(4), 4))
 def test_conventions_of_tensorflow_calls(part):
-    spoken = [check_conventions(explained(case), case.data_format == "NWC") for case in cases.GRID[part::17]]
+    spoken = [check_conventions(explained(case)) for case in cases.GRID[part::17]]
     assert all({"tf", "lax"} <= each for each in spoken)
     assert {"torch", "onnx", "keras"} <= set().union(*spoken)
 
@@ -199,14 +179,67 @@ def test_conventions_of_other_calls():
     for stride, padding, extra, dilation in [(2, 1, 1, 1), (3, 2, 0, 2), (1, 0, 0, 1), (2, 0, 1, 2), (3, 4, 2, 1)]:
         found = jaxdeconv.explain(jaxdeconv.torch.conv_transpose1d, x, w, None, stride, padding, extra, 1, dilation)
         assert found.conventions["torch"] == {"padding": (padding,), "output_padding": (extra,)}
-        assert {"torch", "onnx", "lax"} <= check_conventions(found, channels_last=False)
+        assert {"torch", "onnx", "lax"} <= check_conventions(found)
     square = jnp.zeros((1, 4, 5, 6), jnp.float32), jnp.zeros((4, 3, 3, 2), jnp.float32)
     found = jaxdeconv.explain(jaxdeconv.torch.conv_transpose2d, *square, None, 2, (0, 1))
     assert found.conventions["tf"]["padding"] == [[0, 0], [0, 0], [0, 0], [1, 1]]
-    assert "tf" in check_conventions(found, channels_last=False)
+    assert "tf" in check_conventions(found)
     found = jaxdeconv.explain(jaxdeconv.lax.conv_transpose, jnp.zeros((1, 5, 4)), jnp.zeros((3, 4, 2)), (2,), [(4, 5)])
     assert {name for name, said in found.conventions.items() if isinstance(said, str)} == {"tf", "torch", "onnx", "keras"}
-    check_conventions(found, channels_last=True)
+    check_conventions(found)
+
+
+OF_TORCH = [  # spatial sizes, kernel, stride, padding, output_padding, groups
+    ((9,), (9,), 8, 4, 3, 1),  # which neither SAME nor VALID keeps
+    ((5,), (4,), 2, 0, 0, 2),
+    ((5, 4), (3, 4), 2, (0, 1), (1, 0), 2),
+    ((3, 4, 2), (3, 4, 3), (2, 3, 1), (1, 2, 1), (1, 0, 0), 1),
+]
+
+
+@pytest.mark.parametrize(("sizes", "kernel", "stride", "padding", "extra", "groups"), OF_TORCH)
+def test_what_is_said_of_a_call_with_channels_first_computes_it(sizes, kernel, stride, padding, extra, groups):
+    x, w = (np.random.default_rng(0).standard_normal(shape) for shape in ((2, 4, *sizes), (4, 3, *kernel)))
+    call = partial(getattr(jaxdeconv.torch, f"conv_transpose{len(sizes)}d"), x, w, None, stride, padding, extra, groups)
+    found, y = jaxdeconv.explain(call), call()
+    spoken = said_calls(found, x, jaxdeconv.convert_filters(w, "torch", "tf", groups))
+    assert {"tf", "torch", "onnx", "lax"} <= set(spoken)
+    for name, said in spoken.items():
+        np.testing.assert_allclose(said(), y, atol=1e-12, err_msg=name)
+
+
+def test_explicit_padding_in_the_order_of_the_call():
+    x, w = jnp.zeros((2, 91, 16), jnp.float32), jnp.zeros((16, 16, 9), jnp.float32)
+    given = {"stride": 8, "padding": 4, "output_padding": 3}
+    found = jaxdeconv.explain(jaxdeconv.torch.conv_transpose1d, jnp.moveaxis(x, -1, 1), w, **given)
+    said = {"padding": [[0, 0], [0, 0], [4, 1]], "output_shape": [2, 16, 724], "data_format": "NCW"}
+    assert found.conventions["tf"] == said
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("data_format", ["NWC", "NCW"])
+def test_what_is_said_of_a_call_of_tensorflow_computes_it(padding, data_format):
+    x, w = (np.random.default_rng(0).standard_normal(shape) for shape in ((2, 5, 4), (4, 3, 4)))
+    x = x if data_format == "NWC" else np.moveaxis(x, -1, 1)
+    call = partial(jaxdeconv.conv1d_transpose, x, w, None, 2, padding, data_format, groups=2)
+    spoken, y = said_calls(jaxdeconv.explain(call), x, w), call()
+    assert set(spoken) == {"tf", "torch", "onnx", "lax", "keras"}
+    for name, said in spoken.items():
+        y_said = np.moveaxis(said(), 1, -1) if data_format == "NWC" and name in ("torch", "onnx") else said()
+        np.testing.assert_allclose(y_said, y, atol=1e-12, err_msg=name)
+
+
+def test_what_is_said_of_empty_sizes_and_of_many_dimensions():
+    empty = [
+        partial(jaxdeconv.conv1d_transpose, jnp.zeros((2, 0, 4)), jnp.zeros((5, 3, 4)), None, 2),
+        partial(jaxdeconv.keras.conv_transpose, jnp.zeros((2, 0, 4)), jnp.zeros((5, 3, 4)), 2),
+        partial(jaxdeconv.onnx.conv_transpose, jnp.zeros((2, 4, 0)), jnp.zeros((4, 3, 5)), strides=[2], output_shape=[3]),
+        partial(jaxdeconv.lax.conv_transpose, jnp.zeros((2, 0, 4)), jnp.zeros((5, 4, 3)), (2,), [(4, 6)]),
+    ]
+    for call in empty:
+        assert "lax" in check_conventions(jaxdeconv.explain(call))
+    many = jaxdeconv.explain(jaxdeconv.onnx.conv_transpose, jnp.zeros((1, 2, 3, 3, 3, 3)), jnp.zeros((2, 1, 2, 2, 2, 2)))
+    assert check_conventions(many) == {"onnx", "lax"}
 
 
 def test_nothing_runs():
