@@ -182,29 +182,48 @@ _WHOSE = {
 
 
 def channels_advice(
-    name: str, shape: tuple[int, ...], own: str, channels: tuple[int, int], outputs: int | None, move: str, otherwise: str
+    name: str,
+    shape: tuple[int, ...],
+    own: str,
+    channels: tuple[int, int],
+    outputs: int | None,
+    groups: int,
+    move: str,
+    otherwise: str,
 ) -> str:
     """What to do about a filter that is for other channels than the input has: it may be of another layout than `own`.
 
     Channels are those of the input and what it has along the axis where another data format has them: `move` says how to have them
     there. outputs are the output channels, where they are known.
     """
+    groups = groups if isinstance(groups, int) and groups > 1 else 1
+    more = f", groups={groups}" * (groups > 1)
 
-    def layouts(inputs: int) -> dict[str, str]:
-        return layouts_of(shape, inputs, outputs) or layouts_of(shape, inputs, None)
+    def layouts(inputs: int) -> dict[str, tuple[str, int]]:
+        return layouts_of(shape, inputs, outputs, groups) or layouts_of(shape, inputs, None, groups)
 
-    def converted(found: dict[str, str]) -> list[str]:
-        return [
-            f"the shape is that of {_WHOSE[each][0]} layout, {axes}: pass jaxdeconv.convert_filters({name}, {each!r}, {own!r}), "
-            f"or call {_WHOSE[each][1]}"
-            for each, axes in found.items()
+    def converted(found: dict[str, tuple[str, int]]) -> list[str]:
+        """One hint of all layouts that the shape may be of, none if there is none but `own`."""
+        ways = [
+            (
+                f"{_WHOSE[each][0]} layout, {axes}",
+                held,
+                f"pass jaxdeconv.convert_filters({name}, {each!r}, {own!r}{more}), or call {_WHOSE[each][1]}",
+            )
+            for each, (axes, held) in found.items()
             if LAYOUTS[each] != LAYOUTS[own]
         ]
+        if LAYOUTS[own] == LAYOUTS["torch"] and "equinox" in found and groups == 1:
+            ways.append(("a convolution, [out, in, *k]", shape[0], f"pass jax.numpy.swapaxes({name}, 0, 1)"))
+        if len(ways) == 1:
+            return [f"the shape of {name} is that of {whose}: {way}" for whose, _, way in ways]
+        said = "; or ".join(f"that of {whose}, with {held} output channels: {way}" for whose, held, way in ways)
+        return [f"the shape of {name} may be {said}"] * bool(ways)
 
     here, there = map(layouts, channels)
     hints = converted(here) + [move] * any(LAYOUTS[each] == LAYOUTS[own] for each in there)
     if not hints and there:
-        hints = [f"{move}, and then {' or '.join(converted(there))}"]
+        hints = [f"{move}, and then {hint}" for hint in converted(there)]
     inputs, held = channels[0], shape[positions(LAYOUTS[own], len(shape))["in"][0]]
     static = isinstance(inputs, int) and isinstance(held, int)
     if not hints and LAYOUTS[own].grouped == "in" and static and 0 < held < inputs and inputs % held == 0:

@@ -47,18 +47,20 @@ LAYOUTS: dict[str, _Layout] = {
 }
 
 
-def layouts_of(shape: tuple[int, ...], inputs: int, outputs: int | None) -> dict[str, str]:
-    """The layouts in which a filter of this shape is for so many channels, and their axes; of those with equal axes one.
+def layouts_of(shape: tuple[int, ...], inputs: int, outputs: int | None, groups: int) -> dict[str, tuple[str, int]]:
+    """The layouts in which a filter of this shape is for so many channels, each with its axes and its output channels.
 
-    outputs may be unknown; groups are not looked for.
+    Of layouts with equal axes it names one. outputs may be unknown.
     """
     found = {}
     for name in ("tf", "lax", "torch", "equinox"):
         layout = LAYOUTS[name]
         at = positions(layout, len(shape))
-        if shape[at["in"][0]] == inputs and outputs in (None, shape[at["out"][0]]):
-            written = {"k": "*k"} | {each: each if each == layout.grouped else f"{each} / groups" for each in ("in", "out")}
-            found[name] = f"[{', '.join(written[each] for each in layout.axes)}]"
+        held = {each: shape[at[each][0]] for each in ("in", "out")}
+        whole = held | {each: size * groups for each, size in held.items() if each != layout.grouped}
+        if whole["in"] == inputs and outputs in (None, whole["out"]) and held[layout.grouped] % groups == 0:
+            written = {"k": "*k"} | {each: each if each == layout.grouped else f"{each} / groups" for each in held}
+            found[name] = f"[{', '.join(written[each] for each in layout.axes)}]", whole["out"]
     return found
 
 

@@ -139,16 +139,15 @@ def conv_transpose(
     extras = None if output_padding is None else canonicalize.spatial(function, "output_padding", output_padding, n, minimum=0)
     sizes = canonicalize.kernel_size(function, "kernel", w.shape, range(n), n)
     channel_axis, other_axis = (n + 1, 1) if channels_last else (1, n + 1)
+    groups = canonicalize.integer(function, "groups", groups)
     if x.shape[channel_axis] != w.shape[-1]:
         rule = f"axis {channel_axis} of inputs and the last axis of kernel must be equal, and inputs has shape {x.shape}"
         other = ("channels_last", "channels_first")[channels_last]
         move = f"pass data_format={other!r}, if the channels of inputs come {'first' if channels_last else 'last'}"
         advice = f"kernel is [{spatial_names}, out / groups, in] whatever data_format is"
         channels = x.shape[channel_axis], x.shape[other_axis]
-        advice = canonicalize.channels_advice("kernel", w.shape, "keras", channels, None, move, advice)
+        advice = canonicalize.channels_advice("kernel", w.shape, "keras", channels, None, groups, move, advice)
         raise error(ValueError, function, rule, "kernel.shape", w.shape, advice)
-
-    groups = canonicalize.integer(function, "groups", groups)
     if not isinstance(groups, int) or groups < 1 or w.shape[-1] % groups:
         rule = f"groups must divide the {w.shape[-1]} input channels, the last axis of kernel"
         raise error(ValueError, function, rule, "groups", groups, "pass 1 for no groups")

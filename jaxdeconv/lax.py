@@ -262,7 +262,7 @@ def _groups(
         advice = "check dimension_numbers and feature_group_count"
         if tuple(w_spec) == (len(w_spec) - 1, len(w_spec) - 2, *range(len(w_spec) - 2)):  # layouts have names for these axes alone
             own = "lax_transpose_kernel" if transpose_kernel else "lax"
-            advice = canonicalize.channels_advice("rhs", w_shape, own, (in_channels, -1), None, "", advice)
+            advice = canonicalize.channels_advice("rhs", w_shape, own, (in_channels, -1), None, groups, "", advice)
         raise error(ValueError, function, rule, "rhs.shape", w_shape, advice)
     if groups > 1 and w_shape[o] % groups != 0:
         rule = f"feature_group_count must divide the {w_shape[o]} {'input' if transpose_kernel else 'output'} channels"

@@ -244,13 +244,13 @@ def _check_filter(x_shape: tuple[int, ...], w_shape: tuple[int, ...], group: obj
         rule = f"W must have the rank of X, {len(x_shape)}, [C, M / group, *k]"
         advice = "bring a filter of another layout here with jaxdeconv.convert_filters"
         raise error(ValueError, _FUNCTION, rule, "W.shape", w_shape, advice)
+    groups = canonicalize.integer(_FUNCTION, "group", group)
     if x_shape[1] != w_shape[0]:
         rule = f"axis 1 of X and axis 0 of W must be equal, and X has shape {x_shape}"
         advice = "W is [C, M / group, *k], with its first two axes the other way round than for Conv"
         move = "pass jax.numpy.moveaxis(X, -1, 1), if the channels of X come last"
-        advice = canonicalize.channels_advice("W", w_shape, "onnx", (x_shape[1], x_shape[-1]), None, move, advice)
+        advice = canonicalize.channels_advice("W", w_shape, "onnx", (x_shape[1], x_shape[-1]), None, groups, move, advice)
         raise error(ValueError, _FUNCTION, rule, "W.shape", w_shape, advice)
-    groups = canonicalize.integer(_FUNCTION, "group", group)
     if not isinstance(groups, int) or groups < 1 or (groups > 1 and x_shape[1] % groups != 0):
         rule = f"group must be a divisor of the {x_shape[1]} input channels"
         raise error(ValueError, _FUNCTION, rule, "group", group, "W.shape[1] is the output channels of each group")

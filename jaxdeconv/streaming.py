@@ -277,11 +277,14 @@ def step(state: State, input: ArrayLike, filters: ArrayLike, bias: ArrayLike | N
     canonicalize.same_dtype(function, "filters", w, "input", x)
     axes = canonicalize.axis_names(1, geometry.channels_last, "in")
     canonicalize.rank(function, "input", x, axes, "add a batch dimension with input[None], or map over more with jax.vmap")
-    if (x.shape[0], x.shape[geometry.channel_axis]) != (state.pending.shape[0], w.shape[-1]):
+    channels = x.shape[geometry.channel_axis], x.shape[geometry.spatial_axes[0]]
+    if (x.shape[0], channels[0]) != (state.pending.shape[0], w.shape[-1]):
         rule = f"input, {axes}, must have the batch of the state, {state.pending.shape[0]}, and the {w.shape[-1]} channels of filters"
         advice = "only the width may differ from chunk to chunk; streaming.init(..., batch=) makes a state for another batch"
-        if (x.shape[0], x.shape[geometry.spatial_axes[0]]) == (state.pending.shape[0], w.shape[-1]):
-            advice += f"; if channels come {'first' if geometry.channels_last else 'last'}, make the state with another data_format"
+        if channels[0] != w.shape[-1]:
+            first_or_last = "first" if geometry.channels_last else "last"
+            move = f"if channels come {first_or_last}, make the state with another data_format"
+            advice = canonicalize.channels_advice("filters", w.shape, "tf", channels, None, geometry.groups, move, advice)
         raise error(ValueError, function, rule, "input.shape", x.shape, advice)
     if state.skip and not isinstance(x.shape[geometry.spatial_axes[0]], int):
         rule = "the width of input must be static while outputs are dropped at the start"

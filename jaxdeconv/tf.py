@@ -405,20 +405,18 @@ def _geometry(
     channel_axis, other_axis = (n + 1, 1) if channels_last else (1, n + 1)
     spatial_axes = range(1, n + 1) if channels_last else range(2, n + 2)
     sizes = None if output_shape is None else canonicalize.integers(function, "output_shape", output_shape)
+    groups = None if groups is None else canonicalize.integer(function, "groups", groups)
     if x_shape[channel_axis] != in_channels:
         rule = f"axis {channel_axis} of input and the last axis of filters must be equal, and input has shape {x_shape}"
         outputs = None if sizes is None or len(sizes) != n + 2 else sizes[channel_axis]
         move = f"pass data_format={formats[channels_last]!r}, if the channels of input come {'first' if channels_last else 'last'}"
         advice = f"filters are [{', '.join(canonicalize.SPATIAL[-n:])}, out / groups, in] whatever data_format is"
-        advice = canonicalize.channels_advice(
-            "filters", w_shape, "tf", (x_shape[channel_axis], x_shape[other_axis]), outputs, move, advice
-        )
+        channels = x_shape[channel_axis], x_shape[other_axis]
+        advice = canonicalize.channels_advice("filters", w_shape, "tf", channels, outputs, groups or 1, move, advice)
         raise error(ValueError, function, rule, "filters.shape", w_shape, advice)
-    if groups is not None:
-        groups = canonicalize.integer(function, "groups", groups)
-        if not isinstance(groups, int) or groups < 1 or in_channels % groups:
-            rule = f"groups must divide the {in_channels} input channels, the last axis of filters"
-            raise error(ValueError, function, rule, "groups", groups, "pass 1 for no groups")
+    if groups is not None and (not isinstance(groups, int) or groups < 1 or in_channels % groups):
+        rule = f"groups must divide the {in_channels} input channels, the last axis of filters"
+        raise error(ValueError, function, rule, "groups", groups, "pass 1 for no groups")
 
     lengths: tuple[int | None, ...] = (None,) * n
     if sizes is not None:

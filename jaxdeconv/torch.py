@@ -276,7 +276,7 @@ def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array,
         advice = f"weight is {axes}, with its first two axes the other way round than for a convolution"
         move = f"pass jax.numpy.moveaxis(input, -1, {axis}), if the channels of input come last"
         channels = x_shape[axis], x_shape[-1]
-        advice = canonicalize.channels_advice("weight", w.shape, "torch", channels, None, move, advice)
+        advice = canonicalize.channels_advice("weight", w.shape, "torch", channels, None, groups, move, advice)
         raise error(ValueError, function, rule, "weight.shape", w.shape, advice)
     if not isinstance(groups, int) or groups < 1 or w.shape[0] % groups != 0:
         rule = f"groups must be a divisor of the {w.shape[0]} input channels"

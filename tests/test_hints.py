@@ -22,7 +22,12 @@ LAYOUTS = {
     "tf": ("TensorFlow's and Keras's layout, [*k, out / groups, in]", ""),
 }
 SAID = {
-    name: f"the shape is that of {text}: pass jaxdeconv.convert_filters({{}}, '{name}', '{{}}'), or call jaxdeconv{module}"
+    name: f"the shape of {{0}} is that of {text}: pass jaxdeconv.convert_filters({{0}}, '{name}', '{{1}}'), or call jaxdeconv{module}"
+    for name, (text, module) in LAYOUTS.items()
+}
+MAY_BE = {
+    name: f"that of {text}, with {{0}} output channels: pass "
+    f"jaxdeconv.convert_filters({{1}}, '{name}', '{{2}}'), or call jaxdeconv{module}"
     for name, (text, module) in LAYOUTS.items()
 }
 
@@ -52,6 +57,8 @@ def test_a_filter_of_another_layout(n, layout, generic, given):
     shape = [2, *(2 * size for size in X[n].shape[1:-1]), OUT] if given else None
     said = SAID[{"onnx": "torch", "flax": "lax"}.get(layout, layout)].format("filters", "tf")
     message = refusal(function, X[n], stored(layout, n), shape, 2)
+    if n == 1 and not given and layout in ("lax", "flax", "equinox"):  # either, by the shape alone
+        said = f"the shape of filters may be {MAY_BE['lax'].format({'equinox': 4}.get(layout, OUT), 'filters', 'tf')}; or "
     assert message.endswith(said) if given else said in message
     assert f"; filters are [{', '.join(('depth', 'height', 'width')[-n:])}, out / groups, in] whatever data_format is; " in message
 
@@ -65,9 +72,40 @@ def test_what_is_advised_works():
 def test_layouts_that_a_shape_leaves_open_are_all_named():
     """Of one dimension, [4, 16, 8] is lax's with 4 taps and Equinox's with 8; output_shape tells them apart."""
     message = refusal(jaxdeconv.conv1d_transpose, X[1], stored("lax", 1), None, 2)
-    assert all(SAID[each].format("filters", "tf") in message for each in ("lax", "equinox"))
+    lax, equinox = (MAY_BE[each].format(outputs, "filters", "tf") for each, outputs in (("lax", OUT), ("equinox", 4)))
+    assert message.endswith(f"; the shape of filters may be {lax}; or {equinox}")
     message = refusal(jaxdeconv.conv1d_transpose, X[1], stored("lax", 1), [2, 20, OUT], 2)
-    assert SAID["equinox"].format("filters", "tf") not in message
+    assert message.endswith(SAID["lax"].format("filters", "tf"))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_weight_of_a_convolution(n):
+    message = refusal(getattr(torch, f"conv_transpose{n}d"), first(X[n]), np.swapaxes(stored("torch", n), 0, 1))
+    said = f"; or that of a convolution, [out, in, *k], with {OUT} output channels: pass jax.numpy.swapaxes(weight, 0, 1)"
+    assert message.endswith(said)
+
+
+def test_a_filter_of_groups_in_another_layout():
+    x, w, groups = X[1], np.ones((5, 4, 8)), 4  # as lax and Flax store it
+    said = ", [*k, in / groups, out]: pass jaxdeconv.convert_filters({}, 'lax', '{}', groups=4), or call jaxdeconv.lax"
+    for message, names in [
+        (refusal(jaxdeconv.conv1d_transpose, x, w, None, 2, groups=groups), ("filters", "tf")),
+        (refusal(jaxdeconv.conv1d_transpose, x, w, [2, 20, 8], 2, groups=groups), ("filters", "tf")),
+        (refusal(keras.conv_transpose, x, w, groups=groups), ("kernel", "keras")),
+        (refusal(torch.conv_transpose1d, first(x), w, groups=groups), ("weight", "torch")),
+        (refusal(onnx.conv_transpose, first(x), w, group=groups), ("W", "onnx")),
+    ]:
+        assert message.endswith(said.format(*names))
+    weight = jaxdeconv.convert_filters(w, "lax", "torch", groups)
+    message = refusal(lax.conv_transpose, x, weight, (2,), "SAME", feature_group_count=groups)
+    assert "convert_filters(rhs, 'torch', 'lax', groups=4)" in message
+    assert jaxdeconv.conv1d_transpose(x, jaxdeconv.convert_filters(w, "lax", "tf", groups), None, 2, groups=groups).shape[-1] == 8
+
+
+def test_a_filter_of_another_layout_in_a_stream():
+    w = stored("torch", 1)
+    message = refusal(streaming.step, streaming.init(w, 2, batch=2), X[1], w)
+    assert message.endswith("; " + SAID["torch"].format("filters", "tf"))
 
 
 def test_no_layout_is_named_where_none_fits():
@@ -84,7 +122,8 @@ def test_channels_on_the_other_side(n, channels_first):
     assert function(first(X[n]), w, None, 2, data_format=channels_first).shape[1] == OUT
     both = refusal(function, first(X[n]), stored("torch", n), None, 2)  # all of torch
     assert (
-        f"; pass data_format='{channels_first}', if the channels of input come first, and then the shape is that of torch's" in both
+        f"; pass data_format='{channels_first}', if the channels of input come first, and then the shape of filters is that of"
+        in both
     )
     for wrong, other, x in (("channels_last", "channels_first", first(X[n])), ("channels_first", "channels_last", X[n])):
         message = refusal(keras.conv_transpose, x, w, data_format=wrong)
@@ -95,7 +134,7 @@ def test_filters_and_channels_in_other_conventions():
     x, w = X[1], {name: stored(name, 1) for name in ("tf", "lax", "torch")}
     assert SAID["torch"].format("kernel", "keras") in refusal(keras.conv_transpose, x, w["torch"])
     assert SAID["tf"].format("weight", "torch") in refusal(torch.conv_transpose1d, first(x), w["tf"])
-    assert SAID["lax"].format("W", "onnx") in refusal(onnx.conv_transpose, first(x), w["lax"])
+    assert MAY_BE["lax"].format(OUT, "W", "onnx") in refusal(onnx.conv_transpose, first(x), w["lax"])
     assert SAID["tf"].format("rhs", "lax") in refusal(lax.conv_transpose, x, w["tf"], (2,), "SAME")
     assert SAID["torch"].format("rhs", "lax_transpose_kernel") in refusal(
         lax.conv_transpose, x, w["torch"], (2,), "SAME", transpose_kernel=True
