@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
@@ -69,7 +69,8 @@ def describe(value: object) -> str:
     elif isinstance(value, dict) and any(map(_is_array, value.values())):
         text = f"{{{', '.join(f'{name!r}: {describe(each)}' for name, each in value.items())}}}"
     elif dataclasses.is_dataclass(value) and any(map(_is_array, vars(value).values())):
-        text = f"{kind}({', '.join(f'{name}={describe(each)}' for name, each in vars(value).items())})"
+        shown = [field.name for field in dataclasses.fields(value) if field.repr]
+        text = f"{kind}({', '.join(f'{name}={describe(getattr(value, name))}' for name in shown)})"
     else:
         text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... of type {kind}"
@@ -235,7 +236,7 @@ def bias_of(function: str, value: ArrayLike | None, name: str, channels: int, x_
     """None, or a bias [channels] of the dtype of x."""
     if value is None:
         return None
-    bias = array(function, name, value, (x.dtype,))
+    bias = array(function, name, value, (*FLOATS, *COMPLEX, *INTEGERS))
     same_dtype(function, x_name, x, name, bias)
     if bias.shape != (channels,):
         rule = f"{name} must have one entry for each of the {channels} output channels"
@@ -302,6 +303,13 @@ def integers(function: str, name: str, value: object) -> tuple[int, ...]:
     return tuple(integer(function, name, entry, whole=value) for entry in entries)
 
 
+def all_integers(function: str, arguments: Mapping[str, Any], *names: str) -> None:
+    """Requires those of the arguments that are there, and not None, to be integers or sequences of them."""
+    for name in names:
+        if arguments.get(name) is not None:
+            integers(function, name, arguments[name])
+
+
 def group_count(function: str, name: str, value: object, described: str, inputs: int, outputs: int) -> int:
     """The number of groups of a layer, which divides its channels."""
     groups = integer(function, name, value)
@@ -339,6 +347,12 @@ def spatial(
 def at_least(minimum: int, size: int) -> bool:
     """Whether size is; a symbolic one, for which < may raise, must be so for all that it can stand for."""
     return bool(jax.core.max_dim(size, minimum) == size)
+
+
+def symbolic_advice(sizes: Collection[int]) -> str:
+    """What to add to an advice on sizes that may be too small, where one of them is symbolic."""
+    symbolic = not all(isinstance(size, int) for size in sizes)
+    return "; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'" * symbolic
 
 
 @lru_cache

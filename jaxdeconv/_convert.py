@@ -61,12 +61,21 @@ def convert_filters(w: ArrayLike, source: FilterLayout, target: FilterLayout, gr
         (8, 8, 5)
     """
     function = "convert_filters"
-    names = get_args(FilterLayout)
-    canonicalize.choice(function, "source", source, names)
-    canonicalize.choice(function, "target", target, names)
+    _check_layout(function, "source", source)
+    _check_layout(function, "target", target)
     w = canonicalize.array(function, "w", w, _DTYPES)
     groups = _groups(function, w, source, groups)
     return from_tf(to_tf(w, source, groups), target, groups)
+
+
+# Where else a layout is that of these.
+_MEANT = {"pytorch": "torch", "tensorflow": "tf", "linen": "flax", "nnx": "flax", "eqx": "equinox", "jax": "lax"}
+
+
+def _check_layout(function: str, name: str, layout: object) -> None:
+    meant = _MEANT.get(layout.lower(), layout.lower()) if isinstance(layout, str) else None
+    names = get_args(FilterLayout)
+    canonicalize.choice(function, name, layout, names, f"did you mean {meant!r}?" if meant in names else "pass one of these")
 
 
 def _groups(function: str, w: jax.Array, source: str, groups: int) -> int:
@@ -248,7 +257,7 @@ def fold_batch_norm(
         ((16, 4, 5), 0.5, 2.5)
     """
     function = "fold_batch_norm"
-    canonicalize.choice(function, "layout", layout, get_args(FilterLayout))
+    _check_layout(function, "layout", layout)
     w = canonicalize.array(function, "w", w, canonicalize.FLOATS)
     groups = _groups(function, w, layout, groups)
     epsilon = _epsilon(function, epsilon)

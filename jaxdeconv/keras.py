@@ -69,11 +69,11 @@ def conv_transpose(
             of up to 64 bits.
         kernel: `[*k, O / groups, I]` in either data format, of the dtype of inputs.
         strides: s >= 1, an int or one for each spatial dimension.
-        padding: "valid" or "same", in any case.
+        padding: "valid" or "same", in upper or lower case.
         output_padding: p >= 0, an int or one for each spatial dimension; None to have the length inferred. Keras asks for p < s and
             its layers insist; its function, on JAX, does not, and larger ones extend the output here as there.
-        data_format: "channels_last" or "channels_first", in any case; None for `keras.config.image_data_format()` where
-            Keras is imported, and "channels_last" where it is not.
+        data_format: "channels_last" or "channels_first", in upper or lower case; None for `keras.config.image_data_format()`
+            where Keras is imported, and "channels_last" where it is not.
         dilation_rate: d >= 1, an int or one for each spatial dimension; may be combined with strides.
         groups: how many groups the channels are split into, a divisor of I; an extension, Keras has none.
         precision: as for `jax.lax.conv_general_dilated`; applies to the operation and both gradients.
@@ -118,12 +118,7 @@ def conv_transpose(
     function = "conv_transpose"
     if data_format is None:
         data_format = _configured_format()
-    data_format = data_format.lower() if isinstance(data_format, str) else data_format  # type: ignore[assignment]
-    canonicalize.choice(function, "data_format", data_format, ("channels_last", "channels_first"), "pass one of these, or None")
-    padding = padding.lower() if isinstance(padding, str) else padding
-    canonicalize.choice(
-        function, "padding", padding, ("valid", "same"), "in any case; for numbers see jaxdeconv.torch and jaxdeconv.lax"
-    )
+    data_format, padding = checked_format(function, data_format), checked_padding(function, padding)
     channels_last = data_format == "channels_last"
     x = canonicalize.array(function, "inputs", inputs, _DTYPES)
     w = canonicalize.array(function, "kernel", kernel, _DTYPES)
@@ -165,6 +160,21 @@ def conv_transpose(
     geometry = Geometry(sizes, strides, dilations, tuple(crops), groups, channels_last)
     options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
     return _conv_transpose(x, w, geometry, options, layout="keras")
+
+
+def checked_format(function: str, data_format: Any) -> Any:
+    return _lower(function, "data_format", data_format, ("channels_last", "channels_first"), "pass one of these, or None")
+
+
+def checked_padding(function: str, padding: Any) -> Any:
+    advice = "in upper or lower case; for numbers see jaxdeconv.torch and jaxdeconv.lax"
+    return _lower(function, "padding", padding, ("valid", "same"), advice)
+
+
+def _lower(function: str, name: str, value: Any, allowed: tuple[str, ...], advice: str) -> Any:
+    """One of the allowed names, of whatever case."""
+    found = isinstance(value, str) and value.lower() in allowed
+    return canonicalize.choice(function, name, value.lower() if found else value, allowed, advice)
 
 
 def _configured_format() -> Any:

@@ -288,12 +288,12 @@ def pads_of(
     n = len(effective)
     if isinstance(padding, str) and padding not in ("SAME", "VALID"):
         if consistent or set(strides) - {1} or padding.upper() not in _FORWARD:
-            known = padding.upper() in _FORWARD
-            advice = (
-                "other spellings, of what a forward convolution pads, are for strides of 1, as in lax"
-                if known
-                else "pass one of these"
-            )
+            upper = padding.upper()
+            advice = "other spellings, of what a forward convolution pads, are for strides of 1, as in lax"
+            if upper not in _FORWARD:
+                advice = "pass one of these"
+            if repr(upper) in f"'SAME', 'VALID'{others}":
+                advice = f"pass {upper!r}, in upper case"
             rule = f"padding must be 'SAME', 'VALID'{others} or pairs of integers"
             raise error(ValueError, function, rule, "padding", padding, advice)
         return list(map(_FORWARD[padding.upper()], effective))

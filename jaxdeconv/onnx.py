@@ -135,7 +135,7 @@ def conv_transpose(
     if not all(canonicalize.at_least(0, length) for length in lengths):
         name, value = ("pads", pads) if output_shape is None else ("output_shape", output_shape)
         rule = f"the output must not have negative sizes, and of X of shape {x.shape} it would have {lengths}"
-        advice = "pass smaller pads or a larger X; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'"
+        advice = "pass smaller pads or a larger X" + canonicalize.symbolic_advice(lengths)
         raise error(ValueError, _FUNCTION, rule, name, value, advice)
     crops = tuple((begin, end - extra) for begin, end, extra in zip(cut[:n], cut[n:], op, strict=True))
     geometry = Geometry(kernel, s, d, crops, group, channels_last=False)
@@ -203,7 +203,10 @@ def from_node(
     attributes = {each.name: _value(function, each) for each in node.attribute}
     has_bias = len(node.input) > 2 and node.input[2] != ""
 
-    def transposed(X: ArrayLike, W: ArrayLike, B: ArrayLike | None = None) -> jax.Array:  # noqa: N803
+    def transposed(X: ArrayLike, W: ArrayLike | None = None, B: ArrayLike | None = None) -> jax.Array:  # noqa: N803
+        if W is None:
+            rule, takes = "W must be given", f"(X, W{', B' * has_bias})"
+            raise error(TypeError, _FUNCTION, rule, "W", W, f"call it with the arrays {takes}, one by one, not in a dict or list")
         if has_bias != (B is not None):
             rule = f"B must be {'given' if has_bias else 'None'}, since the node has the inputs {list(node.input)}"
             raise error(ValueError, _FUNCTION, rule, "B", B, "pass what the node has, or call onnx.conv_transpose")

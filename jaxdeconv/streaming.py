@@ -91,7 +91,12 @@ class State:
 
     pending: jax.Array
     position: jax.Array | None
-    static: Static
+    static: Static = dataclasses.field(repr=False)
+
+    def __repr__(self) -> str:
+        arrays = {"pending": self.pending} | ({} if self.position is None else {"position": self.position})
+        shown = [f"{name}={getattr(a, 'dtype', '')}{list(getattr(a, 'shape', ()))}" for name, a in arrays.items()]
+        return f"State({', '.join(shown)}, latency={self.latency}, skip={self.skip})"
 
     @property
     def latency(self) -> int:
@@ -202,6 +207,9 @@ def init(
     if batch < 0:
         raise error(ValueError, function, "batch must not be negative", "batch", batch, "pass the batch size of the chunks")
     ke = effective_kernel(kernel[0], d)
+    if isinstance(crops, str):
+        advice = "pass jaxdeconv.explain(function, ...).crops[0] of a call with that padding, or None for a causal stream"
+        raise error(TypeError, function, "crops must be two integers", "crops", crops, advice)
     pair = (0, ke - s) if crops is None else canonicalize.integers(function, "crops", crops)
     if len(pair) != 2 or not all(isinstance(crop, int) and abs(crop) <= canonicalize.LARGEST for crop in pair):
         rule = "crops must be two integers, what the window drops at the start and at the end"

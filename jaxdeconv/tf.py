@@ -322,7 +322,7 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     if isinstance(padding, list | tuple | np.ndarray | jax.Array):
         pads = _explicit_pads(function, padding, n, channels_last)
     else:
-        hint = f"upper case, as in TensorFlow, or {_COUNTS[n]} pairs of integers{_numbers_hint(n, [padding])}"
+        hint = f"upper case, as in TensorFlow, or {_COUNTS[n]} pairs of integers{_padding_hint(n, [padding])}"
         canonicalize.choice(function, "padding", padding, ("SAME", "VALID"), hint)
         pads = ((0, 0),) * n
     strides = canonicalize.spatial(function, "strides", strides, n, channels_last)
@@ -346,8 +346,10 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
 _COUNTS = {1: "three", 2: "four", 3: "five"}
 
 
-def _numbers_hint(n: int, padding: Sequence[Any]) -> str:
-    """What to do about numbers in place of a name or pairs, as torch has them."""
+def _padding_hint(n: int, padding: Sequence[Any]) -> str:
+    """What to do about what others have in place of a name or pairs: a causal padding, or numbers, as torch has them."""
+    if n == 1 and padding and isinstance(padding[0], str) and padding[0].upper() == "CAUSAL":
+        return "; [[0, 0], [0, max(ke - s, 0)], [0, 0]] is causal in 'NWC', with stride s and ke = (k - 1) * dilation + 1"
     numbers = len(padding) > 0 and all(isinstance(p, int | np.integer) and not isinstance(p, bool) for p in padding)
     return f", or call jaxdeconv.torch.conv_transpose{n}d, which takes numbers, as torch does" * numbers
 
@@ -371,7 +373,7 @@ def _explicit_pads(function: str, padding: Any, n: int, channels_last: bool) -> 
     pairs = [tuple(canonicalize.integer(function, "padding", p, padding) for p in entries(row)) for row in entries(padding)]
     names = ("[front, back]", "[top, bottom]", "[left, right]")[-n:]
     order = f"[{', '.join(('[0, 0]', *names, '[0, 0]') if channels_last else ('[0, 0]', '[0, 0]', *names))}]"
-    numbers = _numbers_hint(n, entries(padding))
+    numbers = _padding_hint(n, entries(padding))
     largest = canonicalize.LARGEST
     if len(pairs) != n + 2 or not all(
         len(pair) == 2 and all(isinstance(p, int) and 0 <= p <= largest for p in pair) for pair in pairs
@@ -419,6 +421,7 @@ def _geometry(
         raise error(ValueError, function, rule, "groups", groups, "pass 1 for no groups")
 
     lengths: tuple[int | None, ...] = (None,) * n
+    order = ""  # what to do about sizes in the order of the other data format
     if sizes is not None:
         if len(sizes) != n + 2:
             rule = f"output_shape must have {n + 2} entries, {canonicalize.axis_names(n, channels_last, 'out')}"
@@ -431,24 +434,37 @@ def _geometry(
         if sizes[0] not in (-1, x_shape[0]):
             rule = f"output_shape[0] must be the batch size of input, {x_shape[0]}"
             raise error(ValueError, function, rule, "output_shape", sizes, f"pass {x_shape[0]} there")
-        groups = _groups(function, sizes, channel_axis, out_per_group, in_channels, groups)
+        expected = (groups or 1) * out_per_group
+        if sizes[channel_axis] != expected == sizes[other_axis]:
+            rest = sizes[2:] if channels_last else sizes[1:-1]
+            ordered = (sizes[0], *rest, expected) if channels_last else (sizes[0], expected, *rest)
+            own, other = formats if channels_last else formats[::-1]
+            order = f"it seems to be in the order of {other!r}; in that of {own!r} pass {ordered}"
+        groups = _groups(function, sizes, channel_axis, out_per_group, in_channels, groups, order)
         lengths = tuple(sizes[axis] for axis in spatial_axes)
     crops = tuple(
-        _crops(function, padding, pad, axis, x_shape[axis], length, k, s, d, sizes)
+        _crops(function, padding, pad, axis, x_shape[axis], length, k, s, d, sizes, order)
         for pad, axis, length, k, s, d in zip(pads or (None,) * n, spatial_axes, lengths, kernel, strides, dilations, strict=True)
     )
     return Geometry(kernel, strides, dilations, crops, 1 if groups is None else groups, channels_last)
 
 
 def _groups(
-    function: str, sizes: tuple[int, ...], channel_axis: int, out_per_group: int, in_channels: int, groups: int | None
+    function: str,
+    sizes: tuple[int, ...],
+    channel_axis: int,
+    out_per_group: int,
+    in_channels: int,
+    groups: int | None,
+    order: str,
 ) -> int:
     """The groups that are given, or those of output_shape, which warn, for a mistyped number of channels makes groups, too."""
     channels = sizes[channel_axis]
     if groups is not None:
         if channels != groups * out_per_group:
             rule = f"output_shape[{channel_axis}] must be {groups} * {out_per_group}, groups times the output channels of filters"
-            raise error(ValueError, function, rule, "output_shape", sizes, f"pass {groups * out_per_group} there, or other groups")
+            advice = order or f"pass {groups * out_per_group} there, or other groups"
+            raise error(ValueError, function, rule, "output_shape", sizes, advice)
         return groups
     if channels == out_per_group:
         return 1
@@ -458,7 +474,7 @@ def _groups(
             f"output_shape[{channel_axis}] must be groups * {out_per_group}, the output channels of filters, "
             f"with groups a divisor of the {in_channels} input channels"
         )
-        advice = f"for one group pass {out_per_group} there"
+        advice = order or f"for one group pass {out_per_group} there"
         raise error(ValueError, function, rule, "output_shape", sizes, advice)
     groups = channels // out_per_group
     rule = f"output_shape[{channel_axis}] is {groups} * {out_per_group}, the output channels of filters, which makes {groups} groups"
@@ -479,6 +495,7 @@ def _crops(
     s: int,
     d: int,
     output_shape: tuple[int, ...] | None,
+    order: str,
 ) -> tuple[int, int]:
     """(crop_lo, crop_hi) of one dimension, for every length from which a strided convolution returns to size, and no other."""
     ke, full = effective_kernel(k, d), full_size(size, k, s, d)
@@ -505,6 +522,6 @@ def _crops(
             f"needs output_shape[{axis}] from {bounds[0]} to {bounds[1]}"
         )
         default_advice = "" if isinstance(default, int) and default < 0 else f", or output_shape=None for {default}"
-        raise error(ValueError, function, rule, "output_shape", output_shape, f"pass one of these sizes{default_advice}")
+        raise error(ValueError, function, rule, "output_shape", output_shape, order or f"pass one of these sizes{default_advice}")
     crop = max(full - length, 0) // 2 if pads is None else pads[0]
     return crop, full - length - crop

@@ -232,6 +232,12 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
     """Any of the above, in n dimensions: their arguments up to output_size, and those after."""
     x, w, bias, stride, padding, output_padding, groups, dilation, output_size = arguments
     stride = canonicalize.spatial(function, "stride", stride, n)
+    if isinstance(padding, str):
+        advice = (
+            f"jaxdeconv.conv{n}d_transpose has 'SAME' and 'VALID': pass data_format='NC{'DHW'[-n:]}' and filters="
+            "jaxdeconv.convert_filters(weight, 'torch', 'tf') to it"
+        )
+        raise error(TypeError, function, "padding must be of integers", "padding", padding, advice)
     padding = canonicalize.spatial(function, "padding", padding, n, minimum=0)
     output_padding = canonicalize.spatial(function, "output_padding", output_padding, n, minimum=0)
     dilation = canonicalize.spatial(function, "dilation", dilation, n)
@@ -245,6 +251,11 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
         advice = f"map over more dimensions with jax.vmap{_other_function(n, x.ndim - 2)}"
         raise error(ValueError, function, rule, "input.shape", x.shape, advice)
     _check_weight(function, n, x.shape, w, groups)
+    if all(isinstance(each, int | np.integer) for each in (bias if isinstance(bias, list | tuple) else (bias,))):
+        advice = f"the third argument is bias; did you mean stride={bias}?"
+        if isinstance(bias, bool):
+            advice = "True and False are for layers; pass the array, or None"
+        raise error(TypeError, function, "bias must be an array", "bias", bias, advice)
     bias = canonicalize.bias_of(function, bias, "bias", w.shape[1] * groups, "input", x)
     rows = zip(x.shape[-n:], w.shape[2:], stride, dilation, padding, strict=True)
     least = tuple(full_size(*each) - 2 * p for *each, p in rows)  # the spatial sizes of the output without output_padding
@@ -321,6 +332,6 @@ def _crops(
     lengths = tuple(length + op for length, op in zip(least, output_padding, strict=True))
     if not all(canonicalize.at_least(minimum, length) for length in lengths):
         rule = f"the output must not be empty, and of an input of shape {x_shape} it would have spatial sizes {lengths}"
-        advice = "pass less padding; for a symbolic size, jax.export.symbolic_shape takes constraints such as 'w >= 8'"
+        advice = "pass less padding" + canonicalize.symbolic_advice(lengths)
         raise error(ValueError, function, rule, "padding", padding, advice)
     return tuple((p, p - op) for p, op in zip(padding, output_padding, strict=True))

@@ -1,7 +1,9 @@
 """Mistakes of newcomers, each with the hint that its message must hold, and what messages show of values."""
 
+import ast
 import dataclasses
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -192,6 +194,103 @@ def test_a_chunk_with_its_channels_first():
     assert message.endswith("; if channels come first, make the state with another data_format")
 
 
+def test_paddings_of_others_in_torch():
+    x, w = first(X[2]), stored("torch", 2)
+    message = refusal(torch.conv_transpose2d, x, w, padding="same")
+    said = "pass data_format='NCHW' and filters=jaxdeconv.convert_filters(weight, 'torch', 'tf') to it"
+    assert message.endswith(f"; jaxdeconv.conv2d_transpose has 'SAME' and 'VALID': {said}")
+    filters = jaxdeconv.convert_filters(w, "torch", "tf")
+    assert jaxdeconv.conv2d_transpose(x, filters, None, 2, "SAME", "NCHW").shape == (2, OUT, 20, 18)
+    assert refusal(torch.conv_transpose2d, x, w, padding=9).endswith("; pass less padding")
+    assert refusal(onnx.conv_transpose, x, w, pads=[9] * 4).endswith("; pass smaller pads or a larger X")
+
+
+@pytest.mark.parametrize("bias", [2, (2,), [2], np.int64(2)])
+def test_a_stride_in_the_place_of_the_bias(bias):
+    message = refusal(torch.conv_transpose1d, first(X[1]), stored("torch", 1), bias)
+    assert message.endswith(f"; the third argument is bias; did you mean stride={bias}?")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_bias_by_a_flag(bias):
+    message = refusal(torch.conv_transpose1d, first(X[1]), stored("torch", 1), bias=bias)
+    assert message.endswith(f"got bias={bias}; True and False are for layers; pass the array, or None")
+
+
+@pytest.mark.parametrize("groups", [None, 1])
+@pytest.mark.parametrize(
+    ("shape", "data_format", "said"),
+    [
+        ([2, OUT, 20], "NWC", "it seems to be in the order of 'NCW'; in that of 'NWC' pass (2, 20, 8)"),
+        ([2, 20, OUT], "NCW", "it seems to be in the order of 'NWC'; in that of 'NCW' pass (2, 8, 20)"),
+        ([2, OUT, 20, 18], "NHWC", "it seems to be in the order of 'NCHW'; in that of 'NHWC' pass (2, 20, 18, 8)"),
+        ([2, 20, 18, OUT], "NCHW", "it seems to be in the order of 'NHWC'; in that of 'NCHW' pass (2, 8, 20, 18)"),
+    ],
+)
+def test_an_output_shape_in_the_order_of_the_other_data_format(shape, data_format, said, groups):
+    n = len(shape) - 2
+    x = X[n] if data_format.endswith("C") else first(X[n])
+    call = partial(jaxdeconv.conv_transpose, x, stored("tf", n), strides=2, data_format=data_format, groups=groups)
+    assert refusal(call, output_shape=shape).endswith(f"; {said}")
+    assert call(output_shape=ast.literal_eval(said.split("pass ")[1])).shape[0] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*which makes 2 groups")
+def test_an_output_shape_in_the_other_order_that_is_one_of_groups():
+    message = refusal(jaxdeconv.conv1d_transpose, X[1][:, :8], stored("tf", 1), [2, OUT, 16], 2)
+    assert message.endswith("; it seems to be in the order of 'NCW'; in that of 'NWC' pass (2, 16, 8)")
+
+
+def test_causal_padding_is_named_and_causal():
+    said = "; [[0, 0], [0, max(ke - s, 0)], [0, 0]] is causal in 'NWC', with stride s and ke = (k - 1) * dilation + 1"
+    for padding in ("CAUSAL", "causal"):
+        assert refusal(jaxdeconv.conv1d_transpose, X[1], stored("tf", 1), None, 2, padding).endswith(said)
+    nnx = pytest.importorskip("flax.nnx")
+    for k, s, d in [(4, 2, 1), (2, 3, 1), (3, 2, 2), (1, 1, 1)]:
+        layer = jaxdeconv.nnx.ConvTranspose(
+            IN, OUT, k, s, padding="CAUSAL", kernel_dilation=d, use_bias=False, dtype=float, rngs=nnx.Rngs(0)
+        )
+        filters, drop = jaxdeconv.convert_filters(layer.kernel[...], "flax", "tf"), max((k - 1) * d + 1 - s, 0)
+        y = jaxdeconv.conv1d_transpose(X[1], filters.astype(float), None, s, [[0, 0], [0, drop], [0, 0]], dilations=d)
+        np.testing.assert_allclose(y, layer(X[1]), atol=1e-6)
+
+
+def test_choices_of_keras_are_shown_as_they_were_given():
+    x, w = X[1], stored("tf", 1)
+    assert "got data_format='NWC'; " in refusal(keras.conv_transpose, x, w, data_format="NWC")
+    assert "got padding='Full'; in upper or lower case; " in refusal(keras.conv_transpose, x, w, padding="Full")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("pytorch", "torch"),
+        ("PyTorch", "torch"),
+        ("linen", "flax"),
+        ("tensorflow", "tf"),
+        ("eqx", "equinox"),
+        ("TF", "tf"),
+        ("jax", "lax"),
+    ],
+)
+def test_layouts_by_another_name(name, meant):
+    w = stored("tf", 1)
+    assert refusal(jaxdeconv.convert_filters, w, name, "tf").endswith(f"; did you mean {meant!r}?")
+    assert refusal(jaxdeconv.convert_filters, w, "tf", name).endswith(f"; did you mean {meant!r}?")
+    assert refusal(jaxdeconv.convert_filters, w, "tf", "IOW").endswith("; pass one of these")
+
+
+def test_padding_by_its_name_in_lower_case():
+    message = refusal(lax.conv_transpose, X[1], stored("lax", 1), (2,), "same")
+    assert message.endswith("; pass 'SAME', in upper case")
+    assert "strides of 1" in refusal(lax.conv_transpose, X[1], stored("lax", 1), (2,), "same_lower")
+
+
+def test_crops_of_a_stream_by_the_name_of_a_padding():
+    message = refusal(streaming.init, stored("tf", 1), 2, crops="SAME")
+    assert "; pass jaxdeconv.explain(function, ...).crops[0] of a call with that padding" in message
+
+
 class Foreign:
     """An array of a library that has no dtypes by name."""
 
@@ -244,7 +343,10 @@ def test_values_in_messages(value, text):
 def test_a_state_in_a_message():
     state, y = streaming.step(streaming.init(stored("tf", 1), 2, batch=2), X[1], stored("tf", 1))
     message = refusal(streaming.step, (state, y), X[1], stored("tf", 1))
-    assert "got state=(State(pending=an array float64[2, 2, 8], position=None, static=" in message
+    assert "got state=(State(pending=an array float64[2, 2, 8], position=None), an array float64[2, 20, 8]); " in message
+    assert repr(state) == "State(pending=float64[2, 2, 8], latency=0, skip=0)"
+    delayed = streaming.init(stored("tf", 1), 2, crops=(1, 1), delayed=True)
+    assert repr(delayed) == "State(pending=float64[1, 2, 8], position=int32[1, 1, 1], latency=1, skip=0)"
 
 
 def test_tensors_of_torch_in_messages():

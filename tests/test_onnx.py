@@ -292,6 +292,10 @@ def test_inputs_that_the_node_has_not():
         ValueError, match=re.escape("onnx.conv_transpose: B must be None, since the node has the inputs ['X', 'W'], got B=[1.0, ")
     ):
         from_node(node_of())(X, W, np.ones(3))
+    for names in ("XWB", "XW"):
+        said = f"onnx.conv_transpose: W must be given, got W=None; call it with the arrays ({', '.join(names)}), one by one, "
+        with pytest.raises(TypeError, match="^" + re.escape(said)):
+            from_node(node_of(names))({"X": X})
     with pytest.raises(ValueError, match=re.escape("onnx.conv_transpose: strides must have length 1, got strides=[2, 2]; ")):
         from_node(node_of(strides=[2, 2]))(X, W)
 
@@ -319,7 +323,7 @@ TABLE = [
     ({"B": np.ones(2)}, ValueError, "B must have one entry for each of the 3 output channels, got B.shape=(2,)"),
     ({"B": np.ones(3), "group": 2}, ValueError, "B must have one entry for each of the 6 output channels, got B.shape=(3,)"),
     ({"B": np.ones((3, 1))}, ValueError, "B must have one entry for each of the 3 output channels, got B.shape=(3, 1)"),
-    ({"B": np.ones(3, np.float32)}, TypeError, "the dtype of B must be one of float64, got B.dtype='float32'"),
+    ({"B": np.ones(3, np.float32)}, TypeError, "X and B must have one dtype and X has float64, got B.dtype='float32'"),
     ({"B": 1.0}, TypeError, "B must be an array, got B=1.0"),
     # group and kernel_shape
     ({"group": 3}, ValueError, "group must be a divisor of the 4 input channels, got group=3"),

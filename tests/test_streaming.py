@@ -556,7 +556,7 @@ BAD_STEPS = [
     ),
     ({"filters": W.astype(np.float32)}, TypeError, "filters must be of the shape and dtype that the state is of"),
     ({"bias": np.ones(2)}, ValueError, "bias must have one entry for each of the 4 output channels, got bias.shape=(2,)"),
-    ({"bias": np.ones(4, np.float32)}, TypeError, "the dtype of bias must be one of float64"),
+    ({"bias": np.ones(4, np.float32)}, TypeError, "input and bias must have one dtype and input has float64"),
     ({"state": (X, W)}, TypeError, "state must be a streaming.State, got state="),
 ]
 

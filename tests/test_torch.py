@@ -259,9 +259,9 @@ TABLE = [
     (1, {"groups": 2}, ValueError, "bias must have one entry for each of the 6 output channels, got bias.shape=(3,)"),
     (1, {"bias": [1.0, 1.0, 1.0]}, TypeError, "bias must be an array, got bias=[1.0, 1.0, 1.0]"),
     (1, {"bias": 1.0}, TypeError, "bias must be an array, got bias=1.0"),
-    (1, {"bias": BIAS.astype(np.float32)}, TypeError, "the dtype of bias must be one of float64, got bias.dtype='float32'", ONE_OF_TWO),
-    (1, {"input": X.astype(np.complex128), "weight": W.astype(np.complex128)}, TypeError, "the dtype of bias must be one of complex128, got bias.dtype='float64'"),
-    (1, {"input": X.astype(np.float16), "weight": W.astype(np.float16), "bias": BIAS.astype(np.float32)}, TypeError, "the dtype of bias must be one of float16, got bias.dtype='float32'", ONE_OF_TWO),
+    (1, {"bias": BIAS.astype(np.float32)}, TypeError, "input and bias must have one dtype and input has float64, got bias.dtype='float32'", ONE_OF_TWO),
+    (1, {"input": X.astype(np.complex128), "weight": W.astype(np.complex128)}, TypeError, "input and bias must have one dtype and input has complex128, got bias.dtype='float64'"),
+    (1, {"input": X.astype(np.float16), "weight": W.astype(np.float16), "bias": BIAS.astype(np.float32)}, TypeError, "input and bias must have one dtype and input has float16, got bias.dtype='float32'", ONE_OF_TWO),
     # the size of the output
     (1, {"padding": 4}, ValueError, "the output must not be empty, and of an input of shape (2, 4, 5) it would have spatial sizes (-1,), got padding=(4,); pass less padding"),
     (1, {"padding": 2, "input": X[..., :2]}, ValueError, "the output must not be empty, and of an input of shape (2, 4, 2) it would have spatial sizes (0,), got padding=(2,)"),
