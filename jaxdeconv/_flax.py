@@ -36,9 +36,7 @@ def conv_transpose(
     steps = canonicalize.spatial(FUNCTION, "strides", 1 if strides is None else strides, n)
     dilations = canonicalize.spatial(FUNCTION, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, n)
     extra = canonicalize.spatial(FUNCTION, "output_padding", output_padding, n, minimum=0)
-    if x.ndim <= n:
-        rule = f"inputs must have {n} spatial dimensions and features, after any number of batch dimensions"
-        raise error(ValueError, FUNCTION, rule, "inputs.shape", x.shape, "kernel_size has an entry for each spatial dimension")
+    check_rank(x, n)
     features = kernel.shape[-1] if transpose_kernel else kernel.shape[-2] * feature_group_count
     if x.shape[-1] != features:
         rule = f"inputs must have the {features} features that the kernel of shape {kernel.shape} is for"
@@ -67,6 +65,12 @@ def conv_transpose(
             y = _wrapped(y, axis, size * s, transpose_kernel)
     y = biased(y, bias, n + 1)
     return y.reshape(*batch, *y.shape[1:])
+
+
+def check_rank(x: jax.Array, n: int) -> None:
+    if x.ndim <= n:
+        rule = f"inputs must have {n} spatial dimensions and features, after any number of batch dimensions"
+        raise error(ValueError, FUNCTION, rule, "inputs.shape", x.shape, "kernel_size has an entry for each spatial dimension")
 
 
 def _pads(padding: Any, effective: list[int], strides: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import jax
 
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import biased
-from jaxdeconv.keras import conv_transpose
+from jaxdeconv.keras import checked_format, checked_padding, conv_transpose
 
 try:
     import keras
@@ -33,11 +33,17 @@ class _Transposed(keras.layers.Layer):
         forward_mode: bool | None = None,
         **keywords: Any,
     ) -> None:
-        given = inspect.signature(super().__init__).bind(*arguments, **keywords)
+        given, function = inspect.signature(super().__init__).bind(*arguments, **keywords), self.__class__.__name__
+        canonicalize.integer(function, "filters", given.arguments["filters"])
+        canonicalize.all_integers(function, given.arguments, "kernel_size", "strides", "output_padding")
+        if "padding" in given.arguments:
+            given.arguments["padding"] = checked_padding(function, given.arguments["padding"])
+        if given.arguments.get("data_format") is not None:
+            given.arguments["data_format"] = checked_format(function, given.arguments["data_format"])
         dilations = given.arguments.get("dilation_rate", 1)
         given.arguments["dilation_rate"] = 1  # Keras refuses any other beside strides
         super().__init__(*given.args, **given.kwargs)
-        self.dilation_rate = canonicalize.spatial(self.__class__.__name__, "dilation_rate", dilations, self.rank)
+        self.dilation_rate = canonicalize.spatial(function, "dilation_rate", dilations, self.rank)
         self.groups, self.implementation, self.forward_mode = groups, implementation, forward_mode
 
     def build(self, input_shape: Any) -> None:
@@ -52,6 +58,8 @@ class _Transposed(keras.layers.Layer):
         return super().add_weight(shape, *arguments, name=name, **keywords)
 
     def call(self, inputs: jax.Array) -> jax.Array:
+        axes = canonicalize.axis_names(self.rank, self.data_format == "channels_last", "in")
+        canonicalize.rank(self.__class__.__name__, "inputs", inputs, axes, "flatten several batch dimensions into one")
         y = conv_transpose(
             inputs,
             keras.ops.convert_to_tensor(self.kernel),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any, TypeVar
 
 import jax
@@ -56,6 +57,9 @@ class ConvTranspose(equinox.nn.ConvTranspose):
     forward_mode: bool | None = equinox.field(static=True)
 
     def __init__(self, *arguments: Any, implementation: str | None = None, forward_mode: bool | None = None, **keywords: Any) -> None:
+        given = inspect.signature(super().__init__).bind(*arguments, **keywords).arguments
+        numbers = ("in_channels", "out_channels", "kernel_size", "stride", "output_padding", "dilation", "groups")
+        canonicalize.all_integers("ConvTranspose", given, *numbers)
         super().__init__(*arguments, **keywords)
         self.implementation, self.forward_mode = implementation, forward_mode
 

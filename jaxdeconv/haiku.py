@@ -41,6 +41,7 @@ class _Transposed(hk.Module):
         if inputs.ndim not in (n + 1, n + 2):
             rule = f"inputs must have rank {n + 1} or {n + 2}, {n} spatial dimensions, channels and perhaps a batch"
             raise error(ValueError, function, rule, "inputs.shape", inputs.shape, "flatten several batch dimensions into one")
+        canonicalize.all_integers(function, vars(self), "output_channels", "kernel_shape")
         x = inputs if inputs.ndim == n + 2 else inputs[None]
         channels = x.shape[self.channel_index]
         described = f"the {channels} channels of inputs and output_channels={self.output_channels}"

@@ -8,7 +8,7 @@ import jax
 
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._canonicalize import error
-from jaxdeconv._flax import FUNCTION, conv_transpose
+from jaxdeconv._flax import FUNCTION, check_rank, conv_transpose
 
 try:
     from flax import linen
@@ -57,7 +57,9 @@ class ConvTranspose(linen.ConvTranspose):
     @linen.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """`[*batch, *W, I]` -> `[*batch, *L, O]`, with any number of batch dimensions."""
-        kernel_size = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
+        kernel_size = canonicalize.integers(FUNCTION, "kernel_size", self.kernel_size)
+        canonicalize.integer(FUNCTION, "features", self.features)
+        check_rank(inputs, len(kernel_size))
         features = inputs.shape[-1]
         described = f"the {features} features of inputs and features={self.features}"
         groups = canonicalize.group_count(

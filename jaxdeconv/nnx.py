@@ -72,6 +72,8 @@ class ConvTranspose(nnx.ConvTranspose):
         rngs: Any,
         **keywords: Any,
     ) -> None:
+        sizes = {"in_features": in_features, "out_features": out_features}
+        canonicalize.all_integers(FUNCTION, sizes, *sizes)
         described = f"in_features={in_features} and out_features={out_features}"
         groups = canonicalize.group_count(FUNCTION, "feature_group_count", feature_group_count, described, in_features, out_features)
         if not all(k > 0 for k in canonicalize.integers(FUNCTION, "kernel_size", kernel_size)):

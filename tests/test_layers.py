@@ -691,11 +691,11 @@ def _keras_layer(x, *arguments, **settings):
     return _keras()[1].Conv1DTranspose(6, 3, *arguments, **settings, dtype="float64")(x)
 
 
-def _linen(**settings):
+def _linen(x=None, **settings):
     import jaxdeconv.linen
 
-    layer = jaxdeconv.linen.ConvTranspose(6, (3,), **settings)
-    return layer.init(jax.random.key(0), array(2, 5, 4))
+    layer = jaxdeconv.linen.ConvTranspose(**{"features": 6, "kernel_size": (3,)} | settings)
+    return layer.init(jax.random.key(0), array(2, 5, 4) if x is None else x)
 
 
 def _haiku(x=None, **settings):
@@ -746,7 +746,24 @@ ERRORS = [
     ("keras", lambda: _keras_layer(array(2, 5, 4), groups=1.5), TypeError, "Conv1DTranspose: groups must be of integers, got groups=1.5"),
     ("keras", lambda: _keras_layer(array(2, 5, 4), dilation_rate=(1, 2)), ValueError, "Conv1DTranspose: dilation_rate must be an int or have length 1, got dilation_rate=(1, 2)"),
     ("keras", lambda: _keras_layer(array(2, 5, 4), 2, dilation_rate=0), ValueError, "Conv1DTranspose: dilation_rate must be from 1"),
-    ("keras", lambda: _keras_layer(array(2, 5, 4), 2, "causal"), ValueError, "The `padding` argument must be"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), 2, "causal"), ValueError, "Conv1DTranspose: padding must be 'valid' or 'same', got padding='causal'; in upper or lower case"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), 2, padding=1), TypeError, "Conv1DTranspose: padding must be 'valid' or 'same', got padding=1; in upper or lower case"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), "2"), TypeError, "Conv1DTranspose: strides must be of integers, got strides='2'"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), output_padding="1"), TypeError, "Conv1DTranspose: output_padding must be of integers, got output_padding='1'"),
+    ("keras", lambda: _keras_layer(array(2, 5, 4), data_format="NWC"), ValueError, "Conv1DTranspose: data_format must be 'channels_last' or 'channels_first', got data_format='NWC'"),
+    ("keras", lambda: _keras()[1].Conv2DTranspose("6", 3), TypeError, "Conv2DTranspose: filters must be of integers, got filters='6'"),
+    ("keras", lambda: _keras()[1].Conv2DTranspose(6, "3"), TypeError, "Conv2DTranspose: kernel_size must be of integers, got kernel_size='3'"),
+    ("flax", lambda: _nnx("4", 6, 3), TypeError, "ConvTranspose: in_features must be of integers, got in_features='4'"),
+    ("flax", lambda: _nnx(4, 6.0, 3), TypeError, "ConvTranspose: out_features must be of integers, got out_features=6.0"),
+    ("flax", lambda: _nnx(4, 6, 3, padding="same", strides=2)(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CAUSAL', 'CIRCULAR', an integer or pairs of integers, got padding='same'; pass 'SAME', in upper case"),
+    ("flax", lambda: _nnx(4, 6, 3, padding="causal")(array(2, 5, 4)), ValueError, "ConvTranspose: padding must be 'SAME', 'VALID', 'CAUSAL', 'CIRCULAR', an integer or pairs of integers, got padding='causal'; pass 'CAUSAL', in upper case"),
+    ("flax", lambda: _linen(features="6"), TypeError, "ConvTranspose: features must be of integers, got features='6'"),
+    ("flax", lambda: _linen(kernel_size="3"), TypeError, "ConvTranspose: kernel_size must be of integers, got kernel_size='3'"),
+    ("flax", lambda: _linen(array()), ValueError, "ConvTranspose: inputs must have 1 spatial dimensions and features, after any number of batch dimensions, got inputs.shape=()"),
+    ("equinox", lambda: _eqx(array(4, 5), output_padding="same"), TypeError, "ConvTranspose: output_padding must be of integers, got output_padding='same'"),
+    ("equinox", lambda: _eqx(array(4, 5), groups="2"), TypeError, "ConvTranspose: groups must be of integers, got groups='2'"),
+    ("haiku", lambda: _haiku(output_channels="6"), TypeError, "ConvNDTranspose: output_channels must be of integers, got output_channels='6'"),
+    ("haiku", lambda: _haiku(kernel_shape="3"), TypeError, "ConvNDTranspose: kernel_shape must be of integers, got kernel_shape=('3',)"),
     ("equinox", lambda: _replace("eqx", {"weight": array(2, 2)}), TypeError, "replace: model must have an Equinox module in it, got model={'weight':"),
     ("equinox", lambda: _replace("eqx", None, implementation="fft"), ValueError, "replace: implementation must be None or 'dilated'"),
     ("equinox", lambda: _replace("eqx", None, forward_mode=1), TypeError, "replace: forward_mode must be False or True, got forward_mode=1"),
@@ -761,6 +778,14 @@ def test_errors(framework, call, kind, message):
     pytest.importorskip(framework)
     with pytest.raises(kind, match="^" + re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize(("name", "size"), [("Conv1DTranspose", (2, 5, 5, 4)), ("Conv2DTranspose", (2, 5, 5, 5, 4))])
+def test_too_many_axes_for_a_layer_of_keras(name, size):
+    """Keras refuses too few, and adds to what is raised in a call."""
+    layer = getattr(_keras()[1], name)(6, 3)
+    with pytest.raises(ValueError, match=re.escape(f"{name}: inputs must have rank {len(size) - 1}, [batch, ")):
+        layer(array(*size))
 
 
 @pytest.mark.parametrize(("module", "framework"), [("nnx", "flax"), ("linen", "flax"), ("eqx", "equinox"), ("haiku", "dm-haiku")])
