@@ -6,13 +6,14 @@ Nothing here touches an array's values or traces anything; a convention's own ru
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import operator
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from jaxdeconv._tuning import NotATuningError, Tuning, read
 ErrorType: TypeAlias = type[ValueError] | type[TypeError]
 Precision: TypeAlias = str | lax.Precision | tuple[str, str] | tuple[lax.Precision, lax.Precision] | None
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 # All that a transposed convolution is defined for here; a convention may take fewer.
 FLOATS: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)))
@@ -171,6 +173,52 @@ def same_dtype(function: str, x_name: str, x: jax.Array, w_name: str, w: jax.Arr
         rule = f"{x_name} and {w_name} must have one dtype and {x_name} has {x.dtype}"
         advice = "convert one of them; nothing is promoted to a wider dtype"
         raise error(TypeError, function, rule, f"{w_name}.dtype", str(w.dtype), advice)
+
+
+# The names that the conventions have for one thing.
+_ALIKE = (
+    ("input", "inputs", "X", "lhs", "x"),
+    ("filters", "weight", "kernel", "W", "rhs", "w"),
+    ("bias", "B"),
+    ("strides", "stride"),
+    ("dilations", "dilation", "rhs_dilation", "dilation_rate"),
+    ("groups", "group", "feature_group_count"),
+    ("padding", "pads", "crops"),
+    ("output_shape", "output_size"),
+    ("data_format", "dimension_numbers"),
+)
+_TAKEN: dict[str, set[str]] = {}
+"""By module, the arguments of its functions."""
+
+
+def known_keywords(name: str) -> Callable[[F], F]:
+    """For a public function: it says of a keyword that it does not take what that is called there, or which module takes it."""
+
+    def decorated(function: F) -> F:
+        own = inspect.signature(function).parameters
+        _TAKEN.setdefault(function.__module__.removesuffix(".tf"), set()).update(own)
+
+        @wraps(function)
+        def called(*arguments: Any, **keywords: Any) -> Any:
+            for keyword in keywords:
+                if keyword not in own:
+                    raise _unknown(name, own, keyword, keywords[keyword])
+            return function(*arguments, **keywords)
+
+        return cast(F, called)
+
+    return decorated
+
+
+def _unknown(function: str, own: Collection[str], keyword: str, value: object) -> Exception:
+    alike = {keyword}.union(*(each for each in _ALIKE if keyword in each))
+    here, others = alike.intersection(own), [module for module, names in _TAKEN.items() if names & alike]
+    advice = f"the arguments are {', '.join(own)}"
+    if here:
+        advice = f"it is {here.pop()} here"
+    elif others:
+        advice = f"for it call {' or '.join(others)}"
+    return error(TypeError, function, f"{keyword} must be the name of an argument", keyword, value, advice)
 
 
 # Whose each layout is, and where it is taken as it is.

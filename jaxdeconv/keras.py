@@ -34,6 +34,7 @@ else:
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
 
+@canonicalize.known_keywords("conv_transpose")
 def conv_transpose(
     inputs: ArrayLike,
     kernel: ArrayLike,

@@ -24,6 +24,7 @@ DimensionNumbers: TypeAlias = lax.ConvDimensionNumbers | tuple[str, str, str] | 
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, *canonicalize.INTEGERS)
 
 
+@canonicalize.known_keywords("conv_transpose")
 def conv_transpose(
     lhs: ArrayLike,
     rhs: ArrayLike,

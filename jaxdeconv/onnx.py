@@ -23,6 +23,7 @@ AutoPad: TypeAlias = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 _FUNCTION = "onnx.conv_transpose"
 
 
+@canonicalize.known_keywords(_FUNCTION)
 def conv_transpose(
     X: ArrayLike,  # noqa: N803  # the names of ONNX
     W: ArrayLike,  # noqa: N803

@@ -109,6 +109,7 @@ class State:
         return self.static.skip
 
 
+@canonicalize.known_keywords("streaming.init")
 def init(
     filters: ArrayLike | jax.ShapeDtypeStruct,
     strides: int | Sequence[int],

@@ -20,6 +20,7 @@ Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 _DTYPES = (*canonicalize.FLOATS, np.dtype(np.int32))
 
 
+@canonicalize.known_keywords("conv1d_transpose")
 def conv1d_transpose(
     input: ArrayLike,
     filters: ArrayLike,
@@ -111,6 +112,7 @@ def conv1d_transpose(
     )
 
 
+@canonicalize.known_keywords("conv2d_transpose")
 def conv2d_transpose(
     input: ArrayLike,
     filters: ArrayLike,
@@ -179,6 +181,7 @@ def conv2d_transpose(
     )
 
 
+@canonicalize.known_keywords("conv3d_transpose")
 def conv3d_transpose(
     input: ArrayLike,
     filters: ArrayLike,
@@ -241,6 +244,7 @@ def conv3d_transpose(
     )
 
 
+@canonicalize.known_keywords("conv_transpose")
 def conv_transpose(
     input: ArrayLike,
     filters: ArrayLike,
@@ -479,8 +483,8 @@ def _groups(
     groups = channels // out_per_group
     rule = f"output_shape[{channel_axis}] is {groups} * {out_per_group}, the output channels of filters, which makes {groups} groups"
     advice = f"pass groups={groups} if they are meant, or {out_per_group} there for one group"
-    # At the line that called conv1d_transpose, past _transposed and _geometry.
-    warnings.warn(canonicalize.message(function, rule, "output_shape", sizes, advice), stacklevel=5)
+    # At the line that called conv1d_transpose, past what checks its keywords, _transposed and _geometry.
+    warnings.warn(canonicalize.message(function, rule, "output_shape", sizes, advice), stacklevel=6)
     return groups
 
 

@@ -20,6 +20,7 @@ Ints: TypeAlias = int | Sequence[int] | np.ndarray | jax.Array
 _DTYPES = (*canonicalize.FLOATS, *canonicalize.COMPLEX, np.dtype(np.int32), np.dtype(np.int64))
 
 
+@canonicalize.known_keywords("conv_transpose1d")
 def conv_transpose1d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -103,6 +104,7 @@ def conv_transpose1d(
     )
 
 
+@canonicalize.known_keywords("conv_transpose2d")
 def conv_transpose2d(
     input: ArrayLike,
     weight: ArrayLike,
@@ -168,6 +170,7 @@ def conv_transpose2d(
     )
 
 
+@canonicalize.known_keywords("conv_transpose3d")
 def conv_transpose3d(
     input: ArrayLike,
     weight: ArrayLike,

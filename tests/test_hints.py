@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 from functools import partial
 
@@ -289,6 +290,30 @@ def test_padding_by_its_name_in_lower_case():
 def test_crops_of_a_stream_by_the_name_of_a_padding():
     message = refusal(streaming.init, stored("tf", 1), 2, crops="SAME")
     assert "; pass jaxdeconv.explain(function, ...).crops[0] of a call with that padding" in message
+
+
+@pytest.mark.parametrize(
+    ("function", "keyword", "said"),
+    [
+        (jaxdeconv.conv1d_transpose, "stride", "it is strides here"),
+        (jaxdeconv.conv2d_transpose, "dilation", "it is dilations here"),
+        (jaxdeconv.conv_transpose, "weight", "it is filters here"),
+        (jaxdeconv.conv1d_transpose, "bias", "for it call jaxdeconv.onnx or jaxdeconv.torch"),
+        (jaxdeconv.conv1d_transpose, "output_padding", "for it call jaxdeconv.keras or jaxdeconv.onnx or jaxdeconv.torch"),
+        (torch.conv_transpose1d, "strides", "it is stride here"),
+        (torch.conv_transpose1d, "name", "for it call jaxdeconv"),
+        (torch.conv_transpose1d, "padding_mode", "the arguments are input, weight, bias, stride, padding, output_padding, groups, "),
+        (keras.conv_transpose, "stride", "it is strides here"),
+        (keras.conv_transpose, "dilation", "it is dilation_rate here"),
+        (lax.conv_transpose, "groups", "it is feature_group_count here"),
+        (onnx.conv_transpose, "groups", "it is group here"),
+        (streaming.init, "padding", "it is crops here"),
+    ],
+)
+def test_keywords_of_another_convention(function, keyword, said):
+    message = refusal(function, **{keyword: 2})
+    assert f": {keyword} must be the name of an argument, got {keyword}=2; {said}" in message
+    assert keyword not in inspect.signature(function).parameters
 
 
 class Foreign:
