@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._call import biased
+from jaxdeconv._canonicalize import error
 from jaxdeconv.keras import checked_format, checked_padding, conv_transpose
 
 try:
@@ -20,6 +21,8 @@ if keras.backend.backend() != "jax":
         f"the layers of jaxdeconv.keras need Keras's JAX backend, got keras.backend.backend()={keras.backend.backend()!r}; "
         "set KERAS_BACKEND=jax in the environment before Keras is imported"
     )
+
+Model = TypeVar("Model")
 
 
 class _Transposed(keras.layers.Layer):
@@ -125,3 +128,53 @@ class Conv2DTranspose(_Transposed, keras.layers.Conv2DTranspose):
 @keras.saving.register_keras_serializable("jaxdeconv")
 class Conv3DTranspose(_Transposed, keras.layers.Conv3DTranspose):
     """`Conv1DTranspose` of three dimensions, instead of `keras.layers.Conv3DTranspose`."""
+
+
+_OURS = {getattr(keras.layers, ours.__name__): ours for ours in (Conv1DTranspose, Conv2DTranspose, Conv3DTranspose)}
+
+
+def replace(model: Model, *, implementation: str | None = None, forward_mode: bool | None = None) -> Model:
+    """A copy of the model with every transposed layer of Keras's own as one of this package.
+
+    It is what `keras.models.clone_model` makes of a Sequential or functional model and of those inside of it, with Keras's
+    `Conv1DTranspose`, `2D` and `3D` as the classes of this module, and with copies of the weights. So its numbers are those of model,
+    which stays as it is. If model was compiled, the copy is too, with an optimizer that begins anew. Layers of other classes,
+    subclasses of these among them, are copied as they are.
+
+    Args:
+        model: a Sequential or functional model.
+        implementation: that of the layers that are replaced.
+        forward_mode: that of the layers that are replaced.
+
+    Returns:
+        A model of the form of model.
+
+    Raises:
+        TypeError: model is no Keras model.
+        ValueError: no such implementation, or a model whose class is written in code, which Keras does not clone.
+
+    Example:
+        >>> import os
+        >>> os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
+        >>> import keras
+        >>> import jaxdeconv.keras
+        >>> model = keras.Sequential([keras.Input((80, 8)), keras.layers.Conv1DTranspose(4, 16, strides=8)])
+        >>> type(jaxdeconv.keras.replace(model).layers[0])
+        <class 'jaxdeconv._keras_layers.Conv1DTranspose'>
+    """
+    canonicalize.how("replace", implementation, forward_mode)
+    if not isinstance(model, keras.Model):
+        advice = "pass a Sequential or functional model; for one layer there is from_config"
+        raise error(TypeError, "replace", "model must be a Keras model", "model", model, advice)
+
+    def copied(layer: Any) -> Any:
+        config, kind = layer.get_config(), type(layer)
+        if kind in _OURS:
+            kind, config = _OURS[kind], config | {"implementation": implementation, "forward_mode": forward_mode}
+        return kind.from_config(config)
+
+    copy: Any = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    for copied_weight, weight in zip(copy.weights, model.weights, strict=True):
+        copied_weight.assign(keras.ops.copy(weight))
+    result: Model = copy
+    return result

@@ -1,6 +1,6 @@
 """The convention of `keras.ops.conv_transpose`. Rules for (crop_lo, crop_hi) from "valid", "same" and output_padding.
 
-The layers are of this name too, and loaded when they are asked for, so that Keras is imported then and not before.
+The layers, and `replace`, are of this name too, and loaded when they are asked for, so that Keras is imported then and not before.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from jaxdeconv._keras_layers import Conv1DTranspose as Conv1DTranspose
     from jaxdeconv._keras_layers import Conv2DTranspose as Conv2DTranspose
     from jaxdeconv._keras_layers import Conv3DTranspose as Conv3DTranspose
+    from jaxdeconv._keras_layers import replace as replace
 else:
 
     def __getattr__(name: str) -> Any:
-        if name not in ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"):
+        if name not in ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "replace"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from jaxdeconv import _keras_layers
 

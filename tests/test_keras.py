@@ -183,7 +183,7 @@ TABLE = [
     ({"padding": "causal"}, ValueError, "padding must be 'valid' or 'same', got padding='causal'"),
     ({"padding": None}, TypeError, "padding must be 'valid' or 'same', got padding=None"),
     ({"padding": 1}, TypeError, "padding must be 'valid' or 'same', got padding=1"),
-    ({"data_format": "NWC"}, ValueError, "data_format must be 'channels_last' or 'channels_first', got data_format='nwc'"),
+    ({"data_format": "NWC"}, ValueError, "data_format must be 'channels_last' or 'channels_first', got data_format='NWC'"),
     ({"data_format": 1}, TypeError, "data_format must be 'channels_last' or 'channels_first', got data_format=1"),
     ({"inputs": X[:, :0], "strides": 5, "output_padding": 1}, ValueError, "axis 1 of inputs must not be empty with kernel 3, stride 5, dilation 1 and padding='valid', got inputs.shape[1]=0; the output's length would be -1"),
     ({"precision": "low"}, ValueError, "precision must be one that lax.conv_general_dilated takes, got precision='low'"),

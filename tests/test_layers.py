@@ -654,6 +654,38 @@ def test_keras_dtype_policies(policy):
     np.testing.assert_allclose(y.astype(jnp.float32), expected.astype(jnp.float32), atol=4 * jnp.finfo(y.dtype).eps)
 
 
+def test_keras_replace():
+    keras, ours = _keras()
+
+    @keras.saving.register_keras_serializable("test")
+    class Own(keras.layers.Conv1DTranspose):
+        pass
+
+    layers = keras.layers
+    inner = keras.Sequential([layers.Conv1DTranspose(4, 3, 2, "same", data_format="channels_last"), layers.ReLU()])
+    shared, x = layers.Conv1DTranspose(4, 3, padding="same", kernel_regularizer="l2"), keras.Input((5, 4))
+    y = Own(4, 2)(shared(inner(shared(x))))
+    model = keras.Model(x, [y, layers.Conv1D(2, 3)(ours.Conv1DTranspose(4, 3, implementation="dilated")(y))])
+    model.compile("adam", "mse")
+    made = ours.replace(model, implementation="matmul", forward_mode=True)
+    transposed = [each for each in made.layers if isinstance(each, layers.Conv1DTranspose)]
+    assert [type(each) for each in transposed] == [ours.Conv1DTranspose, Own, ours.Conv1DTranspose]  # the shared one is one
+    assert [getattr(each, "implementation", None) for each in transposed] == ["matmul", None, "dilated"]
+    (nested,) = (each for each in made.layers if isinstance(each, keras.Sequential))
+    assert (type(nested.layers[0]), nested.layers[0].forward_mode) == (ours.Conv1DTranspose, True)
+    assert (type(inner.layers[0]), made.compiled, len(made.weights)) == (layers.Conv1DTranspose, True, len(model.weights))
+    x = array(2, 5, 4).astype("float32")
+    for a, b in zip(made(x), model(x), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+    for n, kind in enumerate((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), 1):
+        late = keras.Sequential([kind(2, 3, 2), layers.Dropout(0.5)])  # built when it is first called
+        assert type(ours.replace(late).layers[0]) is getattr(ours, kind.__name__)
+        x = array(1, *[4] * n, 3).astype("float32")
+        y = late(x)
+        np.testing.assert_allclose(ours.replace(late)(x), y, atol=1e-5)
+
+
 def test_keras_lowering_and_forward_mode():
     _, ours = _keras()
     _agrees(lambda **how: ours.Conv1DTranspose(2, 4, 2, use_bias=False, dtype="float64", **how), array(1, 4, 3))
@@ -769,6 +801,8 @@ ERRORS = [
     ("equinox", lambda: _replace("eqx", None, forward_mode=1), TypeError, "replace: forward_mode must be False or True, got forward_mode=1"),
     ("flax", lambda: _replace("nnx", {"kernel": array(2, 2)}), TypeError, "replace: model must be an NNX module, got model={'kernel':"),
     ("flax", lambda: _replace("nnx", None, implementation="fft"), ValueError, "replace: implementation must be None or 'dilated'"),
+    ("keras", lambda: _keras()[1].replace({"kernel": array(2, 2)}), TypeError, "replace: model must be a Keras model, got model={'kernel':"),
+    ("keras", lambda: _keras()[1].replace(None, implementation="fft"), ValueError, "replace: implementation must be None or 'dilated'"),
     ("haiku", lambda: _haiku(output_shape=12), ValueError, "conv_transpose: under padding='SAME' an input of size 5 with kernel 3, stride 2 and dilation 1 needs output_shape[1] from 9 to 10"),
 ]  # fmt: skip
 
