@@ -373,7 +373,7 @@ TABLE = [
     ({"rhs_dilation": (1, 1)}, ValueError, "rhs_dilation must be an int or have length 1, got rhs_dilation=(1, 1)"),
     ({"rhs_dilation": 1.5}, TypeError, "rhs_dilation must be of integers, got rhs_dilation=1.5"),
     # padding
-    ({"padding": "same"}, ValueError, "padding must be 'SAME', 'VALID' or pairs of integers, got padding='same'; other spellings, of what a forward convolution pads, are for strides of 1, as in lax"),
+    ({"padding": "same"}, ValueError, "padding must be 'SAME', 'VALID' or pairs of integers, got padding='same'; pass 'SAME', in upper case"),
     ({"padding": "SAME_LOWER"}, ValueError, "padding must be 'SAME', 'VALID' or pairs of integers, got padding='SAME_LOWER'"),
     ({"padding": "full", "strides": (1,)}, ValueError, "padding must be 'SAME', 'VALID' or pairs of integers, got padding='full'"),
     ({"padding": "same", "strides": (1,), "use_consistent_padding": True}, ValueError, "padding must be 'SAME', 'VALID' or pairs of integers, got padding='same'"),

@@ -524,7 +524,7 @@ BAD_INITS = [
         "pass (1, 1) to drop so many at both, or (0, 2) or None for a causal stream",
     ),
     ({"crops": (1, 2, 3)}, ValueError, "crops must be two integers"),
-    ({"crops": "SAME"}, TypeError, "crops must be of integers, got crops='SAME'"),
+    ({"crops": "SAME"}, TypeError, "crops must be two integers, got crops='SAME'"),
     ({"crops": (0, 2**31)}, ValueError, "crops must be two integers"),
     ({"delayed": 1}, TypeError, "delayed must be False or True, got delayed=1"),
     ({"input_latency": 1}, ValueError, "input_latency must be from 0 to 1073741823, and 0 unless delayed=True, got input_latency=1"),
