@@ -54,11 +54,11 @@ def _editor(forward_mode: bool | None, rows: list[Row] | None = None) -> Editor:
     return Editor(How(held.implementation, bool(held.forward_mode), held.tuning), rows)
 
 
-def rows_of(program: Any, forward_mode: bool | None = None) -> tuple[Row, ...]:
-    """What is replaced in a program of JAX, and what is looked at and left."""
+def edited(program: Any, forward_mode: bool | None = None) -> tuple[Any, tuple[Row, ...]]:
+    """A program of JAX with what is replaced in it; and a row for each convolution that was looked at."""
     rows: list[Row] = []
-    _editor(forward_mode, rows).program(program)
-    return tuple(rows)
+    program = _editor(forward_mode, rows).program(program)
+    return program, tuple(rows)
 
 
 @overload
@@ -137,7 +137,7 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
     def explain(*arguments: Any, **keywords: Any) -> Acceleration:
         """Traces a call without computing it, and says what was found; arrays may be `jax.ShapeDtypeStruct`s."""
         program, _, _ = _jaxprs.traced(function, *arguments, **keywords)
-        return Acceleration(rows_of(program, forward_mode))
+        return Acceleration(edited(program, forward_mode)[1])
 
     accelerated.explain = explain  # type: ignore[attr-defined]
     _accelerated.add(accelerated)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import source_info_util
 
-from jaxdeconv._contractions import OPERANDS, Options, accumulated, choices_of, form_of, sizes_of, tf_shape
+from jaxdeconv._contractions import OPERANDS, Options, accumulated, choices_of, form_of, measured, sizes_of, tf_shape
 from jaxdeconv._derivatives import bilinear, contraction
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import Contraction, Name, Platform, unable
@@ -34,10 +32,6 @@ def biased(y: jax.Array, bias: jax.Array | None, axis: int) -> jax.Array:
     # In the accumulator's dtype, because the bias's gradient, a sum over batch and space, is formed in that of the addition.
     wide = accumulated(dtype)
     return (y.astype(wide) + bias.astype(wide).reshape(shape)).astype(dtype)
-
-
-OWN = "jaxdeconv_"
-"""What the names of jitted functions of this package begin with, by which a program that calls it is known."""
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5, 6))
@@ -73,9 +67,10 @@ class Call(NamedTuple):
         """The lowering on each platform."""
         return choices_of(contraction, self.sizes, self.options, self.dtype)
 
-
-calls: ContextVar[list[tuple[Call, str]] | None] = ContextVar("calls", default=None)
-"""Where explain() has set a list, every call is added to it, and the names of the scopes that it is in."""
+    def measured(self, contraction: Contraction) -> dict[Platform, float]:
+        """The seconds of a lowering that a tuning chooses, on its platform."""
+        taken = measured(contraction, self.sizes, self.options, self.dtype)
+        return {} if taken is None else {taken.platform: taken.seconds}
 
 
 def check_able(call: Call) -> None:
@@ -98,13 +93,9 @@ def conv_transpose(
     """
     if found := axes({"x": jax.typeof(x), "w": jax.typeof(w)}, geometry.spatial_axes, layout):
         options = options._replace(axes=found)
-    recorded = calls.get()
-    if recorded is not None or options.implementation is not None:  # else not worth the microseconds
+    if options.implementation is not None:  # else not worth the microseconds
         filter_shape = tf_shape(w, geometry, layout)
-        call = Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options)
-        check_able(call)
-        if recorded is not None:
-            recorded.append((call, str(source_info_util.current_name_stack())))
+        check_able(Call(x.shape, filter_shape, geometry.output_shape(x.shape, filter_shape), x.dtype, geometry, options))
     return _run("y", x, w, bias, geometry, options, layout)
 
 

@@ -27,7 +27,10 @@ from jaxdeconv._platforms import converted, lowering, stored_form
 from jaxdeconv._select import able, select, select_ordinary
 from jaxdeconv._tuning import Case, Tuning
 
-_TYPICAL = 1024
+OWN = "jaxdeconv_"
+"""What the names of jitted functions of this package begin with, by which a program that calls it is known."""
+TYPICAL = 1024
+"""What a symbolic size (`jax.export`) counts as in estimates."""
 CONTRACTIONS: Mapping[str, Contraction] = {"x": "input_grad", "w": "filter_grad", "y": "transpose"}
 """What gives each of the three arrays from the other two, which come in the order x, w, y but that y comes before w."""
 OPERANDS: Mapping[str, tuple[str, str]] = {"x": ("y", "w"), "w": ("x", "y"), "y": ("x", "w")}
@@ -125,9 +128,14 @@ def accumulated(dtype: Any) -> np.dtype[Any]:
     return wide
 
 
+def typical(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """A shape without symbolic sizes."""
+    return tuple(size if isinstance(size, int) else TYPICAL for size in shape)
+
+
 def sizes_of(x_shape: tuple[Any, ...], w_shape: tuple[int, ...], geometry: Geometry, inside: Interior | None, dtype: Any) -> Sizes:
-    """For estimates, of the interior if there is one: a symbolic dimension (`jax.export`) counts as a typical size, and none as 1."""
-    shape = [max(1, size) if isinstance(size, int) else _TYPICAL for size in x_shape]
+    """For estimates, of the interior if there is one: a symbolic dimension counts as a typical size, and none as 1."""
+    shape = [max(1, size) for size in typical(x_shape)]
     spatial = tuple(shape[axis] for axis in geometry.spatial_axes)
     if inside is not None:
         geometry = inside.geometry
@@ -147,19 +155,32 @@ def case_of(contraction: Contraction, sizes: Sizes, dtype: np.dtype[Any]) -> Cas
     return Case(*device(), contraction, sizes._replace(itemsize=dtype.itemsize), dtype.name)
 
 
-def _measured(contraction: Contraction, sizes: Sizes, platform: Platform, options: Options, dtype: np.dtype[Any]) -> Name | None:
-    """What the tuning says, if there is one. Without one no device is asked for."""
-    if options.tuning is None or (case := case_of(contraction, sizes, dtype)).platform != platform:
+class Taken(NamedTuple):
+    """A choice by a tuning."""
+
+    platform: Platform
+    name: Name
+    seconds: float
+
+
+def measured(contraction: Contraction, sizes: Sizes, options: Options, dtype: np.dtype[Any]) -> Taken | None:
+    """What the tuning says of operands of this dtype, if there is one and it counts. Without one no device is asked for."""
+    if options.tuning is None or options.implementation is not None:
         return None
-    return options.tuning.chosen(case, able(contraction, sizes, platform, options.axes, measured=True))
+    case = case_of(contraction, sizes, dtype)
+    if case not in options.tuning.entries:
+        return None
+    name = options.tuning.chosen(case, able(contraction, sizes, case.platform, options.axes, measured=True))
+    return None if name is None else Taken(case.platform, name, dict(options.tuning.entries[case].seconds)[name])
 
 
 def choices_of(contraction: Contraction, sizes: Sizes, options: Options, dtype: np.dtype[Any]) -> dict[Platform, Name]:
     """The lowering on each platform, of operands of this dtype: the one that is named, or was measured, or is estimated."""
+    taken = measured(contraction, sizes, options, dtype)
 
     def chosen(platform: Platform) -> Name:
-        if (measured := _measured(contraction, sizes, platform, options, dtype)) is not None:
-            return measured
+        if taken is not None and taken.platform == platform:
+            return taken.name
         if options.ordinary:
             return select_ordinary(contraction, sizes, platform)
         return select(contraction, sizes, platform, options.axes, options.differentiated)
@@ -168,16 +189,37 @@ def choices_of(contraction: Contraction, sizes: Sizes, options: Options, dtype: 
 
 
 class Contracted(NamedTuple):
-    """One contraction, as the choice sees it."""
+    """One contraction that is traced, as the choice sees it."""
 
     contraction: Contraction
     sizes: Sizes
     dtype: np.dtype[Any]  # of the operands
     form: Form
+    choices: Mapping[Platform, Name]  # none where nothing is computed, since an array is empty or no input reaches an output
 
 
 contracted: ContextVar[list[Contracted] | None] = ContextVar("contracted", default=None)
-"""Where tune() has set a list, every contraction that is traced is added to it, but those of symbolic sizes."""
+"""Where `_executed` has set a list, every contraction that is traced is added to it, and is a call in the program, by name."""
+MARK = f"{OWN}contraction_"
+"""What these names begin with; the place in the list follows."""
+
+
+def _marked(run: Binary, found: Contracted) -> Binary:
+    """The same, but found in the program where `contracted` is set."""
+
+    def marked(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        if (seen := contracted.get()) is None:
+            return run(lhs, rhs)
+
+        def named(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            return run(lhs, rhs)
+
+        named.__name__ = f"{MARK}{len(seen)}"
+        seen.append(found)
+        result: jax.Array = jax.jit(named)(lhs, rhs)
+        return result
+
+    return marked
 
 
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -312,12 +354,17 @@ def contract(
     geometry, options, layout = form.geometry, form.options, form.layout
     empty = any(isinstance(size, int) and size == 0 for size in (*lhs.shape, *rhs.shape, *wanted.shape))
     if empty or (found := interior(geometry, form.x.shape)) is None:
-        # Mapped, and varying over mesh axes, as the operands are.
-        none = jnp.broadcast_to(nothing(lhs, wanted.dtype) * nothing(rhs, wanted.dtype), wanted.shape)
-        # XLA ends the process where it simplifies an all-reduce of a complex constant, as `jax.shard_map` makes of a gradient.
-        if np.issubdtype(wanted.dtype, np.complexfloating):
-            none = lax.optimization_barrier(none)  # type: ignore[no-untyped-call]
-        return none
+
+        def none(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            # Mapped, and varying over mesh axes, as the operands are.
+            zeros = jnp.broadcast_to(nothing(lhs, wanted.dtype) * nothing(rhs, wanted.dtype), wanted.shape)
+            # XLA ends the process where it simplifies an all-reduce of a complex constant, as `jax.shard_map` makes of a gradient.
+            if np.issubdtype(wanted.dtype, np.complexfloating):
+                zeros = lax.optimization_barrier(zeros)  # type: ignore[no-untyped-call]
+            return zeros
+
+        sizes = sizes_of(form.x.shape, form.filter_shape, geometry, None, lhs.dtype)
+        return _marked(none, Contracted(contraction, sizes, np.dtype(lhs.dtype), form, {}))(lhs, rhs)
     accumulator = max((accumulated(each) for each in (lhs.dtype, rhs.dtype, wanted.dtype)), key=lambda each: each.itemsize)
     given = lhs.dtype if lhs.dtype == rhs.dtype else accumulator
     # The cotangent differs where preferred_element_type made the result of another dtype than x and w. Before jax 0.10, lax could not
@@ -328,8 +375,6 @@ def contract(
     sizes = sizes_of(form.x.shape, form.filter_shape, geometry, found, lhs.dtype)
     choices = choices_of(contraction, sizes, options, given)
     static = all(isinstance(size, int) for size in form.x.shape)
-    if static and (seen := contracted.get()) is not None:
-        seen.append(Contracted(contraction, sizes, given, form))
     if transposable:
         choices = _transposable(choices, contraction, sizes, options, static)
     keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
@@ -345,7 +390,7 @@ def contract(
             lhs, rhs, restored = cut(contraction, lhs, rhs, found, layout, strided)
             return restored(run(lhs, rhs).astype(wanted.dtype))
 
-        return within
+        return _marked(within, Contracted(contraction, sizes, given, form, choices))
 
     run = chosen(choices)
     if separable and not options.implementation and unable("matmul", contraction, sizes) is None:

@@ -6,6 +6,7 @@ import string
 from typing import Any, NamedTuple
 
 from jaxdeconv._call import Call
+from jaxdeconv._contractions import typical
 from jaxdeconv._geometry import effective_kernel, full_size
 
 
@@ -38,9 +39,12 @@ class Dimension(NamedTuple):
 
 
 def dimensions_of(call: Call) -> tuple[Dimension, ...]:
+    """Of sizes that are symbolic, typical ones: no window depends on them."""
     geometry = call.geometry
+    inputs = typical(call.input_shape)
+    outputs = geometry.output_shape(inputs, call.filter_shape)
     rows = zip(geometry.spatial_axes, geometry.kernel, geometry.strides, geometry.dilations, geometry.crops, strict=True)
-    return tuple(Dimension(call.input_shape[axis], call.output_shape[axis], k, s, d, lo, hi) for axis, k, s, d, (lo, hi) in rows)
+    return tuple(Dimension(inputs[axis], outputs[axis], k, s, d, lo, hi) for axis, k, s, d, (lo, hi) in rows)
 
 
 def spelled(call: Call, dimensions: tuple[Dimension, ...]) -> dict[str, dict[str, Any] | str]:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
-from jax.extend import source_info_util
 from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 from jax.extend.core.primitives import conv_general_dilated_p
 
 from jaxdeconv import _jaxprs
-from jaxdeconv._call import OWN, Call
-from jaxdeconv._contractions import Options
+from jaxdeconv._call import Call
+from jaxdeconv._contractions import OWN, Options, contracted
 from jaxdeconv._convolutions import Convolution, UnrecognizedError, as_floats, convolve, prepared, recognized
 from jaxdeconv._lowerings import Contraction, Name, Platform
 from jaxdeconv._stuffing import Move, Skipped, Spread, moved, skipped, skipped_inside, spread, spread_inside
@@ -56,7 +55,7 @@ class Row:
 
     name_stack and source say where it is in the program that was traced. contraction is what it is, None if it is none, or not known
     to be one; shapes are those of lhs, rhs and result, window is lax's arguments. lowerings is what computes it on each platform
-    afterwards, empty where it was left to lax, and reason then says why. call is how it is computed, None where it was left.
+    afterwards, empty where it was left to lax, and reason then says why.
     """
 
     name_stack: str
@@ -69,7 +68,6 @@ class Row:
     window: Mapping[str, Any]
     lowerings: Mapping[Platform, Name]
     reason: str | None
-    call: Call | None = dataclasses.field(repr=False)
 
     @classmethod
     def of(
@@ -87,7 +85,7 @@ class Row:
         rhs = equation.invars[1].aval
         return cls(
             str(equation.source_info.name_stack),
-            source_info_util.summarize(equation.source_info),
+            _jaxprs.source_of(equation),
             None if known is None else known.contraction,
             str(rhs.dtype),
             lhs,
@@ -96,7 +94,6 @@ class Row:
             {name: parameters[name] for name in names},
             {} if known is None or call is None else call.choices(known.contraction),
             reason,
-            call,
         )
 
     def __str__(self) -> str:
@@ -108,7 +105,8 @@ class Row:
 
 
 _edited: dict[How, WeakKeyDictionary[Any, Any]] = {}
-"""Programs and what they became, None where nothing did: JAX compiles a program once, and so must be given the same one each time."""
+"""Programs and what they became, None where nothing did: JAX compiles a program once, and so must be given the same one each time.
+Not those that are traced to be looked at."""
 
 
 class Editor:
@@ -116,7 +114,8 @@ class Editor:
 
     def __init__(self, how: How, rows: list[Row] | None = None) -> None:
         self.how, self.rows = how, rows
-        self.known = _edited.setdefault(how, WeakKeyDictionary()) if rows is None else WeakKeyDictionary()
+        lasting = rows is None and contracted.get() is None
+        self.known = _edited.setdefault(how, WeakKeyDictionary()) if lasting else WeakKeyDictionary()
 
     def program(self, program: Any) -> Any:
         """A program of JAX, with or without constants; itself where nothing is replaced."""

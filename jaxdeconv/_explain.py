@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxdeconv import _jaxprs
-from jaxdeconv._accelerate import is_accelerated, rows_of
-from jaxdeconv._call import Call, calls
-from jaxdeconv._canonicalize import error, traced_anew
+from jaxdeconv._accelerate import edited, is_accelerated
+from jaxdeconv._call import Call
+from jaxdeconv._canonicalize import error
+from jaxdeconv._contractions import OWN, TYPICAL, typical
 from jaxdeconv._conventions import dimensions_of, spelled
 from jaxdeconv._edit import Row
+from jaxdeconv._executed import Executed, recording
 from jaxdeconv._lowerings import Contraction, Name, Platform
 from jaxdeconv._select import estimated, largest_temporary
 from jaxdeconv._tuning import aligned, milliseconds
-from jaxdeconv._verdict import CONTRACTIONS, LETTERS, TERMS, verdict_on
+from jaxdeconv._verdict import CONTRACTIONS, LETTERS, TERMS, given, joined, verdict_on
 
 _SPELT = {"transpose": "T, the output", "input_grad": "C, the input gradient", "filter_grad": "F, the filter gradient"}
 _UNITS = (
     "cpu: as on the two cores that its rates are fitted to; gpu: never measured, and no start of a program is counted; "
     "tpu: its compiler's estimates for one v5e"
 )
-
-
-def _time(estimate: float, platform: Platform) -> str:
-    return f"{estimate:,.0f} cycles" if platform == "tpu" else f"{milliseconds(estimate)} ms"
 
 
 def _wrapped(text: str) -> list[str]:
@@ -48,12 +49,13 @@ class Explanation:
     mesh_axes is over how many axes of a mesh the operands may be cut, 2 for two or more: what XLA's partitioner gets wrong there is
     not chosen. conventions has, for each of "tf", "torch", "onnx", "lax" and "keras", the arguments that place the same window there,
     beside strides and dilations, or a sentence why there are none. They are for the function here: TensorFlow itself has pairs as
-    padding in two dimensions alone, and Keras and `jax.lax.conv_transpose` have no groups.
+    padding in two dimensions alone, and Keras and `jax.lax.conv_transpose` have no groups. A symbolic size of
+    `jax.export` counts as 1024.
 
     estimates is how long each would take alone: on CPU in seconds, as on the two cores that its rates are fitted to; on GPU in
     seconds, and never measured; on TPU in cycles, as its compiler estimates for one v5e. bounds is what takes the most of each: the
-    name of a rate, as "product" for matrix products. verdict is a sentence: what takes the time on CPU, and what is estimated to take
-    less.
+    name of a rate, as "product" for matrix products. measured has the seconds of what a tuning chooses. verdict is a sentence: what
+    takes the time on CPU, and what is estimated to take less.
     """
 
     function: str
@@ -72,8 +74,19 @@ class Explanation:
     lowerings: Mapping[Contraction, Mapping[Platform, Name]]
     estimates: Mapping[Contraction, Mapping[Platform, float]]
     bounds: Mapping[Contraction, Mapping[Platform, str]]
+    measured: Mapping[Contraction, Mapping[Platform, float]]
     verdict: str
     conventions: Mapping[str, dict[str, Any] | str]
+
+    def seconds(self, contraction: Contraction) -> float:
+        """What it takes on CPU, as measured if it was, and else by estimate."""
+        return self.measured[contraction].get("cpu", self.estimates[contraction]["cpu"])
+
+    def _time(self, contraction: Contraction, platform: Platform) -> str:
+        if (seconds := self.measured[contraction].get(platform)) is not None:
+            return f"measured {milliseconds(seconds)} ms"
+        estimate = self.estimates[contraction][platform]
+        return f"{estimate:,.0f} cycles" if platform == "tpu" else f"{milliseconds(estimate)} ms"
 
     def __str__(self) -> str:
         lines = [
@@ -83,6 +96,8 @@ class Explanation:
             f"  crops (low, high)   {', '.join(map(str, self.crops))}",
             f"  useful FLOPs        {self.flops:,} in each of T, C and F",
         ]
+        if symbolic := dict.fromkeys(str(size) for size in self.input_shape if not isinstance(size, int)):
+            lines.append(f"  symbolic sizes      {', '.join(f'{size} counts as {TYPICAL}' for size in symbolic)}")
         if self.mesh_axes:
             lines.append(f"  may be cut over     {'one axis' if self.mesh_axes == 1 else 'several axes'} of a mesh")
         rows = [
@@ -90,7 +105,7 @@ class Explanation:
                 _SPELT[contraction] if platform == "cpu" else "",
                 platform,
                 name,
-                _time(self.estimates[contraction][platform], platform),
+                self._time(contraction, platform),
                 TERMS[self.bounds[contraction][platform]],
                 f"{self.largest_temporary[contraction][platform]:,}",
             )
@@ -110,31 +125,39 @@ class Explanation:
 class Layer:
     """One layer that was found in a function, or several alike.
 
-    computed is how often the function computes each contraction of it, as far as it shows: of this package's own calls the output.
-    own is whether it is a call of this package; otherwise it is a convolution of lax, as the frameworks' own layers make them, and
-    the explanation is that of what `accelerate` makes of it. names are those of the scopes around it, and source is the line of
-    code, which is known of lax's.
+    computed is how often the function computes each contraction of it; elements of a `jax.vmap` are more of the batch. own is whether
+    it is a call of this package; otherwise it is a convolution of lax, as the frameworks' own layers make them, and the explanation
+    is that of what `accelerate` makes of it. convolution is whether it is an ordinary one, whose output is C. names are those of the
+    scopes around it, and source is the line of code. steps is how many the `jax.lax.scan` has that it is in, 1 if it is in none: the
+    time is that of one.
     """
 
     explanation: Explanation
     computed: Mapping[Contraction, int]
     own: bool
+    convolution: bool
     names: str
     source: str
-
-    @property
-    def count(self) -> int:
-        return max(self.computed.values())
+    steps: int
 
     @property
     def seconds(self) -> float:
-        """What T, C and F of all of them are estimated to take on CPU."""
-        return self.count * sum(each["cpu"] for each in self.explanation.estimates.values())
+        """What is computed of it is estimated to take on CPU, or measured."""
+        return sum(count * self.explanation.seconds(contraction) for contraction, count in self.computed.items())
+
+    @property
+    def trained(self) -> float:
+        """What T, C and F of it would take, each as often as the function computes it at most."""
+        return max(self.computed.values()) * sum(map(self.explanation.seconds, CONTRACTIONS))
+
+    @property
+    def is_forward_only(self) -> bool:
+        return len(self.computed) == 1 and "filter_grad" not in self.computed
 
     def __str__(self) -> str:
         each = self.explanation
         shapes, what = [each.input_shape, each.output_shape], ""
-        if "transpose" not in self.computed or next(iter(self.computed)) == "input_grad":  # T is the gradient, if it is anything
+        if self.convolution:
             shapes, what = shapes[::-1], "convolution, whose output is C: "
         kernel, stride = ("x".join(map(str, sizes)) for sizes in (each.filter_shape[:-2], each.strides))
         text = f"{what}{each.dtype}{list(shapes[0])} -> {list(shapes[1])}, kernel {kernel}, stride {stride}"
@@ -148,7 +171,8 @@ class Explanations:
 
     rows has each once, in the order of the program: its `explanation`, which is an `Explanation`; `computed`, how often the function
     computes T, C and F of it; `own`, whether it is a call of this package or a convolution of lax, as Flax's and Equinox's own layers
-    make them; `names` of the scopes that it is in, and `source`, its line. left are the convolutions that are spread or strided and
+    make them; `convolution`, whether it is an ordinary one; `names` of the scopes that it is in, `source`, its line, and `steps`, of
+    the loop that it is in. left are the convolutions that are spread or strided and
     that `accelerate` leaves to lax, as its own `explain` shows them. verdict is what takes the most of the time on CPU, and what can
     be done about it.
     """
@@ -165,15 +189,18 @@ class Explanations:
         for number, row in enumerate(self.rows, 1):
             each = row.explanation
             times = [
-                f"{letter} {milliseconds(each.estimates[contraction]['cpu'])} ms by {each.lowerings[contraction]['cpu']}"
+                f"{letter} {'measured ' * ('cpu' in each.measured[contraction])}{milliseconds(each.seconds(contraction))} ms "
+                f"by {each.lowerings[contraction]['cpu']}"
                 for contraction, letter in LETTERS.items()
             ]
             computed = [
                 letter + f" {count} times" * (count > 1) for c, letter in LETTERS.items() if (count := row.computed.get(c, 0)) > 0
             ]
-            where = f", in {row.names or row.source}" * bool(row.names or row.source)
+            where = ", in ".join(filter(None, (row.names, row.source)))
             lines += [f"{number:3}. {row}", f"     {', '.join(times)}"]
-            lines += [f"     {each.function if row.own else 'lax'} computes {', '.join(computed)}{where}"]
+            lines += [f"     {each.function if row.own else 'lax'} computes {', '.join(computed)}, in {where}"]
+            if row.steps > 1:
+                lines += [f"     in a scan of {row.steps}, of which the time is that of one step"]
         lines += [f"left to lax: {each}" for each in self.left]
         return "\n".join([*lines, *_wrapped(self.verdict)])
 
@@ -252,40 +279,102 @@ def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> E
         positional, named = jax.tree.unflatten(structure, [abstract.get(place, leaf) for place, leaf in enumerate(leaves)])
         return original(*positional, **named)
 
-    recorded: list[tuple[Call, str]] = []
-    token = calls.set(recorded)
-    try:
-        with traced_anew(object()):  # what was jitted before, too
-            program, _, _ = _jaxprs.traced(call, abstract)
-    finally:
-        calls.reset(token)
-    rows = rows_of(program)
-    if len(recorded) == 1 and not rows:
-        return _explanation(recorded[0][0])
-    layers = _layers(recorded, rows)
-    if not layers:
+    with recording() as executed:
+        program, _, _ = _jaxprs.traced(call, abstract)
+        whole, rows = edited(program)
+        ours = {id(each.contracted) for each in executed(program)}
+        gathered = _gathered((each, id(each.contracted) in ours) for each in executed(whole))
+    if not gathered:
         rule = "function must compute a transposed or strided convolution, of this package or of lax"
         raise error(ValueError, "explain", rule, "function", function, "pass one that does, and its arguments")
-    return Explanations(layers, tuple(row for row in rows if row.call is None), _verdict_on(layers, accelerated))
+    first = gathered[0]
+    if len(gathered) == 1 and not rows and first.own and {*first.computed.values(), first.steps} == {1}:
+        return _explanation(first.by, given(first.call), own=True)
+    layers = tuple(map(_layer, gathered))
+    return Explanations(layers, tuple(row for row in rows if not row.lowerings), _verdict_on(layers, accelerated))
 
 
-def _layers(recorded: Iterable[tuple[Call, str]], rows: Iterable[Row]) -> tuple[Layer, ...]:
-    """Contractions of the same three arrays at one place are one layer: a strided convolution is not the one that mirrors it."""
-    seen: dict[Any, tuple[dict[Contraction, Call], dict[Contraction, int], tuple[bool, str, str]]] = {}
+class _Computed(NamedTuple):
+    """What computes a contraction of a layer, and by what."""
 
-    def add(call: Call, contraction: Contraction, own: bool, names: str, source: str) -> None:
-        window = replace(call.geometry, channels_last=True), call.options.implementation
-        key = call.input_shape, call.filter_shape, call.output_shape, call.dtype, window, own, names if own else source
-        by, computed, _ = seen.setdefault(key, ({}, {}, (own, names, source)))
-        by.setdefault(contraction, call)
-        computed[contraction] = computed.get(contraction, 0) + 1
+    call: Call
+    lowerings: Mapping[Platform, Name]
 
-    for call, names in recorded:
-        add(call, "transpose", True, names, "")
-    for row in rows:
-        if row.call is not None and row.contraction is not None:
-            add(row.call, row.contraction, False, row.name_stack, row.source)
-    return tuple(Layer(_explanation(next(iter(by.values())), by), computed, *rest) for by, computed, rest in seen.values())
+
+class _Gathered(NamedTuple):
+    """Contractions of the same three arrays at one place."""
+
+    by: dict[Contraction, _Computed]
+    computed: Counter[Contraction]
+    own: bool
+    names: str
+    source: str
+    steps: int
+
+    @property
+    def call(self) -> Call:
+        return next(iter(self.by.values())).call
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Scopes tell calls of this package apart; lines the rest, for a strided convolution is not the one that mirrors it."""
+        call, line = self.call, "" if self.own and self.names else self.source
+        geometry = replace(call.geometry, channels_last=True)
+        window = call.input_shape, call.filter_shape, call.output_shape, call.dtype, geometry, call.options.implementation
+        return *window, self.own, self.names, line, self.steps
+
+
+def _gathered(found: Iterable[tuple[Executed, bool]]) -> list[_Gathered]:
+    seen: dict[Any, _Gathered] = {}
+
+    def add(each: _Gathered) -> None:
+        known = seen.setdefault(each.key, each)
+        if known is not each:
+            known.by.update({contraction: how for contraction, how in each.by.items() if contraction not in known.by})
+            known.computed.update(each.computed)
+
+    for each, own in found:
+        form, contraction = each.contracted.form, each.contracted.contraction
+        x, y = ((each.elements * batch, *rest) for batch, *rest in (form.x.shape, form.y.shape))
+        call = Call(x, form.filter_shape, y, np.dtype(form.x.dtype), form.geometry, form.options)
+        how = _Computed(call, each.contracted.choices or call.choices(contraction))
+        add(_Gathered({contraction: how}, Counter([contraction]), own, *_names_and_source(each.around), each.steps))
+    for key, one in list(seen.items()):
+        mirrored = _mirrored(one)
+        if mirrored is not None and mirrored.key in seen and set(seen[mirrored.key].by) == {"filter_grad"}:
+            del seen[key]
+            add(mirrored)
+    return list(seen.values())
+
+
+def _mirrored(one: _Gathered) -> _Gathered | None:
+    """C of stride 1 as T of another layer: what JAX makes of an ordinary convolution for its input is one as well."""
+    if one.own or set(one.by) != {"input_grad"} or {*one.call.geometry.strides} != {1}:
+        return None
+    call, lowerings = one.by["input_grad"]
+    geometry, (*kernel, out, channels) = call.geometry, call.filter_shape
+    ends = zip(geometry.effective_kernels, geometry.crops, strict=True)
+    crops = tuple((ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in ends)
+    shape = (*kernel, channels // geometry.groups, out * geometry.groups)
+    other = Call(call.output_shape, shape, call.input_shape, call.dtype, replace(geometry, crops=crops), call.options)
+    return one._replace(by={"transpose": _Computed(other, lowerings)}, computed=Counter({"transpose": one.computed["input_grad"]}))
+
+
+def _layer(found: _Gathered) -> Layer:
+    by, computed, own, names, source, steps = found
+    ordinary = "filter_grad" in by and by["filter_grad"].call.options.ordinary
+    convolution = not own and (ordinary or "transpose" not in by or next(iter(by)) == "input_grad")
+    return Layer(_explanation(by, tuple(by), own), dict(computed), own, convolution, names, source, steps)
+
+
+_TRANSFORMATIONS = re.compile(r"\w+\(|\)|\b(?:checkpoint|rematted_computation)\b")
+
+
+def _names_and_source(around: tuple[Any, ...]) -> tuple[str, str]:
+    """The scopes of the user's around a call, whatever transformed them, and the line of it."""
+    inside = next(place for place, each in enumerate(around) if str(each.params.get("name", "")).startswith(OWN))
+    names = "/".join(str(each.source_info.name_stack) for each in around[: inside + 1])
+    return "/".join(filter(None, _TRANSFORMATIONS.sub("", names).split("/"))), _jaxprs.source_of(around[inside])
 
 
 def _verdict_on(layers: tuple[Layer, ...], accelerated: bool) -> str:
@@ -293,35 +382,43 @@ def _verdict_on(layers: tuple[Layer, ...], accelerated: bool) -> str:
     whole, count, others = sum(layer.seconds for layer in layers), len(layers), sum(not layer.own for layer in layers)
     number, slowest = max(enumerate(layers, 1), key=lambda each: each[1].seconds)
     how = "accelerate" if accelerated else "jaxdeconv.accelerate(function)"
+    computed = {contraction for layer in layers for contraction in layer.computed}
+    trained = f" In training, T, C and F would take {milliseconds(sum(layer.trained for layer in layers))} ms."
+    trained *= all(layer.is_forward_only for layer in layers)
     if count == 1:
-        return slowest.explanation.verdict + f" The layer is of lax, and {how} computes it in that time." * others
-    text = f"On CPU T, C and F of all {count} layers are estimated to take {milliseconds(whole)} ms"
+        of_lax = f" The layer is of lax, and {how} computes it in that time." * others
+        return f"{slowest.explanation.verdict}{of_lax}{trained}"
+    are = "are" if len(computed) > 1 else "is"
+    text = f"On CPU {joined(computed)} of all {count} layers {are} estimated to take {milliseconds(whole)} ms"
     text += f", {slowest.seconds / whole:.0%} of it layer {number}."
     if others:
         whose = "All are" if others == count else f"{others} of them {'are' if others > 1 else 'is'}"
         text += f" {whose} of lax, and {how} computes {'them' if others > 1 else 'it'} in that time."
-    return f"{text} Layer {number}: {slowest.explanation.verdict}"
+    return f"{text}{trained} Layer {number}: {slowest.explanation.verdict}"
 
 
-def _explanation(call: Call, by: Mapping[Contraction, Call] | None = None) -> Explanation:
-    """Of a call, and of what computes each contraction where that is another one."""
+def _explanation(by: Mapping[Contraction, _Computed], judged: Collection[Contraction], own: bool) -> Explanation:
+    """Of what computes some contractions; the verdict is on those that are judged."""
+    call = next(iter(by.values())).call
     geometry, dtype = call.geometry, call.dtype
     dimensions = dimensions_of(call)
-    filter_shape = call.filter_shape
-    products = call.input_shape[0] * math.prod(each.products for each in dimensions) * math.prod(filter_shape[-2:])
-    lowerings = {contraction: (by or {}).get(contraction, call).choices(contraction) for contraction in CONTRACTIONS}
+    products = typical(call.input_shape)[0] * math.prod(each.products for each in dimensions) * math.prod(call.filter_shape[-2:])
+    each_by = {each: by.get(each) or _Computed(call, call.choices(each)) for each in CONTRACTIONS}
+    lowerings = {contraction: each.lowerings for contraction, each in each_by.items()}
     terms = {
-        contraction: {platform: estimated(name, contraction, call.sizes, platform) for platform, name in chosen.items()}
-        for contraction, chosen in lowerings.items()
+        contraction: {platform: estimated(name, contraction, each.call.sizes, platform) for platform, name in each.lowerings.items()}
+        for contraction, each in each_by.items()
     }
     temporaries = {
-        contraction: {platform: largest_temporary(name, contraction, call.sizes, platform) for platform, name in chosen.items()}
-        for contraction, chosen in lowerings.items()
+        contraction: {
+            platform: largest_temporary(name, contraction, each.call.sizes, platform) for platform, name in each.lowerings.items()
+        }
+        for contraction, each in each_by.items()
     }
     return Explanation(
         function=call.options.function,
         input_shape=call.input_shape,
-        filter_shape=filter_shape,
+        filter_shape=call.filter_shape,
         output_shape=call.output_shape,
         dtype=dtype.name,
         strides=geometry.strides,
@@ -335,6 +432,7 @@ def _explanation(call: Call, by: Mapping[Contraction, Call] | None = None) -> Ex
         lowerings=lowerings,
         estimates={c: {platform: sum(each) for platform, each in by_platform.items()} for c, by_platform in terms.items()},
         bounds={c: {platform: each.bound for platform, each in by_platform.items()} for c, by_platform in terms.items()},
-        verdict=verdict_on(call, {contraction: each["cpu"] for contraction, each in terms.items()}),
+        measured={contraction: each.call.measured(contraction) for contraction, each in each_by.items()},
+        verdict=verdict_on({each: each_by[each].call for each in judged}, {each: lowerings[each]["cpu"] for each in judged}, own),
         conventions=spelled(call, dimensions),
     )

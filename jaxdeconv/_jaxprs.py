@@ -6,14 +6,18 @@ All of it is public JAX.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import linear_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
+from jax.extend import linear_util, source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 Edit: TypeAlias = Callable[[Any], Any]
 """Of a program, with its constants or without; itself where nothing is to change."""
@@ -46,6 +50,69 @@ def programs(parameters: dict[str, Any]) -> Iterator[Any]:
     found: list[Any] = []
     edited_parameters(parameters, seen)
     yield from found
+
+
+def executed(
+    program: Any, is_wanted: Callable[[Any], bool], results: Sequence[bool] | None = None
+) -> tuple[list[tuple[Any, ...]], list[bool]]:
+    """The wanted equations that compute these results of a program, also inside of its programs; and which inputs are needed.
+
+    Each comes after those that it is in, outermost first. What XLA drops, since nothing needs it, is left out.
+    """
+    program = program if isinstance(program, Jaxpr) else program.jaxpr
+    outputs = zip(program.outvars, repeat(True) if results is None else results, strict=False)
+    needed = {atom for atom, each in outputs if each and not isinstance(atom, Literal)}
+    found: list[list[tuple[Any, ...]]] = []
+    for equation in reversed(program.eqns):
+        used = [atom in needed for atom in equation.outvars]
+        if not any(used) and not equation.effects:
+            continue
+        inputs = [True] * len(equation.invars)
+        if is_wanted(equation):
+            found.append([(equation,)])
+        else:
+            inside: list[tuple[Any, ...]] = []
+            within = _run(equation)
+            if len(within) == 1 and equation.primitive.name != "scan" and _is_call(equation, within[0]):
+                inside, inputs = executed(within[0], is_wanted, used)
+            else:
+                inside = [each for inner in within for each in executed(inner, is_wanted)[0]]
+            found.append([(equation, *each) for each in inside])
+        atoms = zip(equation.invars, inputs, strict=True)
+        needed |= {atom for atom, each in atoms if each and not isinstance(atom, Literal)}
+    return [each for several in reversed(found) for each in several], [atom in needed for atom in program.invars]
+
+
+def _run(equation: Any) -> list[Any]:
+    """The programs of an equation that run: of the solution of a linear system the one that solves it."""
+    if equation.primitive.name == "custom_linear_solve":
+        return [equation.params["jaxprs"].solve]
+    return list(programs(equation.params))
+
+
+def _is_call(equation: Any, program: Any) -> bool:
+    """Whether inputs and results are those of the program, one by one."""
+    inner = program if isinstance(program, Jaxpr) else program.jaxpr
+    return (len(inner.invars), len(inner.outvars)) == (len(equation.invars), len(equation.outvars))
+
+
+# Packages whose lines say nothing about where a layer stands; jaxtyping's wrap methods of Equinox's.
+_NOT_THE_USERS = ("jax", "flax", "equinox", "haiku", "keras", "jaxtyping", __package__)
+
+
+def source_of(equation: Any) -> str:
+    """The user's line: the innermost one outside of frameworks, of this package and of Python's own; any where there is none."""
+    modules = (sys.modules.get(name) for name in _NOT_THE_USERS)
+    folders = [os.path.dirname(module.__file__) for module in modules if module is not None and module.__file__]
+    packages = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
+    traceback = equation.source_info.traceback
+    for frame in traceback.frames if traceback is not None else ():
+        name = frame.file_name
+        own = any(name.startswith(folder + os.sep) for folder in folders)
+        pythons = name.startswith(sysconfig.get_path("stdlib")) and not name.startswith(packages)
+        if not own and not pythons and not name.startswith("<frozen"):
+            return f"{name}:{frame.line_num} ({frame.function_name})"
+    return source_info_util.summarize(equation.source_info)
 
 
 # Parameters of custom_jvp and custom_vjp functions in which JAX keeps their rules. The first two are traced when they are used.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, get_args
 
@@ -15,7 +15,8 @@ import numpy as np
 from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv import _jaxprs
 from jaxdeconv._canonicalize import error
-from jaxdeconv._contractions import CONTRACTIONS, OPERANDS, Array, Contracted, Form, case_of, choices_of, contract, contracted, device
+from jaxdeconv._contractions import CONTRACTIONS, OPERANDS, Array, Contracted, Form, case_of, choices_of, contract, device
+from jaxdeconv._executed import recording
 from jaxdeconv._lowerings import Contraction, Name
 from jaxdeconv._measure import difference, medians, ready, tolerance
 from jaxdeconv._select import able, estimate
@@ -43,7 +44,7 @@ def tune(
     is more than 3% faster.
 
     It uses the first device of `jax.devices()`. What is found holds for this kind of device, and for these sizes; of a call under
-    `jax.vmap`, for those of one element and of the whole batch.
+    `jax.vmap`, for those of the whole batch, unless the filter is mapped, too: then for those of one element.
 
     Args:
         function: any function of arrays that JAX can trace, its arguments pytrees.
@@ -58,7 +59,8 @@ def tune(
         A `Tuning`, to be used with `jaxdeconv.defaults(tuning=...)` and kept with its `save`. `print` shows what is gained.
 
     Raises:
-        ValueError: there is no transposed convolution of this package in the function, or no such contraction.
+        ValueError: there is no transposed convolution of this package in the function, all name an implementation or have symbolic
+            sizes, or there is no such contraction.
         TypeError: an argument of the wrong type; and where the function raises.
 
     Gradients:
@@ -98,10 +100,6 @@ def tune(
         for found in _contractions_of(form):
             if found.contraction in contractions:
                 cases.setdefault(case_of(found.contraction, found.sizes, found.dtype), found)
-    if not cases:
-        rule = "function must compute a transposed convolution of this package that names no implementation"
-        advice = "of code that calls lax or another package, pass jaxdeconv.accelerate(function)"
-        raise error(ValueError, name, rule, "function", function, advice)
     entries = {}
     for number, (case, found) in enumerate(cases.items(), 1):
         say(f"tune: {number} of {len(cases)}, {case.contraction} of {case.op}")
@@ -139,25 +137,32 @@ def _on_standard_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _recorded(run: Callable[[], Any]) -> list[Contracted]:
-    """The contractions in a function that traces something."""
-    found: list[Contracted] = []
-    token = contracted.set(found)
-    try:
-        run()
-    finally:
-        contracted.reset(token)
-    return found
+def _forms(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Iterable[Form]:
+    """Those of a call's transposed convolutions that are to be measured, each once, in the order of the program.
+
+    Raises:
+        ValueError: there is none, and why.
+    """
+    with canonicalize.defaults(tuning=Tuning()), recording() as executed:  # what is estimated without, and no file is needed
+        program, _, _ = _jaxprs.traced(function, *arguments, **keywords)
+        found = [each.contracted for each in executed(program) if each.contracted.choices]
+    unnamed = [each for each in found if each.form.options.implementation is None]
+    forms = dict.fromkeys(each.form for each in unnamed if _is_static(each.form))
+    if not forms:
+        rule = "function must compute a transposed convolution of this package"
+        advice = "pass one that does; of code that calls lax or another package, pass jaxdeconv.accelerate(function)"
+        if unnamed:
+            rule = "function must compute a transposed convolution whose sizes are known, and those of all are symbolic"
+            advice = "pass arrays of the sizes to measure"
+        elif found:
+            rule = "function must compute a transposed convolution that names no implementation, and all name one"
+            advice = "leave out implementation=, and jaxdeconv.defaults(implementation=)"
+        raise error(ValueError, "tune", rule, "function", function, advice)
+    return forms
 
 
-def _forms(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Iterator[Form]:
-    """Those of a call's transposed convolutions, each once, in the order in which they are traced."""
-
-    def traced() -> None:
-        with canonicalize.traced_anew(object()):  # what was jitted before, too
-            _jaxprs.traced(function, *arguments, **keywords)
-
-    yield from dict.fromkeys(each.form for each in _recorded(traced) if each.form.options.implementation is None)
+def _is_static(form: Form) -> bool:
+    return all(isinstance(size, int) for array in _arrays(form).values() for size in array.shape)
 
 
 def _contractions_of(form: Form) -> list[Contracted]:
@@ -165,12 +170,12 @@ def _contractions_of(form: Form) -> list[Contracted]:
     arrays = _arrays(form)
     targets = "yxw" if jnp.issubdtype(form.x.dtype, jnp.inexact) else "y"
 
-    def traced() -> None:
-        for target in targets:
-            like: list[Any] = [jax.ShapeDtypeStruct(arrays[name].shape, arrays[name].dtype) for name in OPERANDS[target]]  # type: ignore[no-untyped-call]
-            jax.eval_shape(_computed(target, form), *like)
+    def computed(target: str) -> list[Contracted]:
+        like: list[Any] = [jax.ShapeDtypeStruct(arrays[name].shape, arrays[name].dtype) for name in OPERANDS[target]]  # type: ignore[no-untyped-call]
+        with recording() as executed:
+            return [each.contracted for each in executed(jax.make_jaxpr(_computed(target, form))(*like))]
 
-    return _recorded(traced)
+    return [found for target in targets for found in computed(target)]
 
 
 def _arrays(form: Form) -> dict[str, Array]:
@@ -198,7 +203,7 @@ def _operands(target: str, form: Form) -> list[jax.Array]:
 def _measured(found: Contracted, thorough: bool, rounds: int) -> Measured:
     """One contraction by all lowerings that are worth it."""
     platform, _ = device()
-    contraction, sizes, dtype, form = found
+    contraction, sizes, dtype, form, _ = found
     (target,) = (name for name, each in CONTRACTIONS.items() if each == contraction)
     estimated = choices_of(contraction, sizes, form.options._replace(tuning=None), dtype)[platform]
     able_here = able(contraction, sizes, platform, form.options.axes, measured=True)

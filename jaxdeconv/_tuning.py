@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import Contraction, Name
+from jaxdeconv._lowerings import Contraction, Name, Platform
 from jaxdeconv._lowerings._work import Sizes
 
 FORMAT, VERSION = "jaxdeconv tuning", 1
@@ -24,7 +24,7 @@ MARGIN = 1.03  # What is estimated to be the fastest is kept, unless it takes mo
 class Case(NamedTuple):
     """What is looked up: one contraction on one kind of device."""
 
-    platform: str
+    platform: Platform
     device_kind: str
     contraction: Contraction
     sizes: Sizes

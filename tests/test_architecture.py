@@ -16,6 +16,7 @@ PACKAGE = Path(jaxdeconv.__file__).parent
 # Reading order: each module may import those after it. Front-ends come first and do not import each other.
 ORDER = [
     "_tune",
+    "_executed",
     "_measure",
     "_verdict",
     "_conventions",

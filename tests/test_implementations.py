@@ -15,6 +15,7 @@ import pytest
 
 import jaxdeconv
 from jaxdeconv import _call, _contractions
+from jaxdeconv._executed import recording
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, _groups, candidates, forms_of, unable
 from jaxdeconv._lowerings._interior import cut
@@ -524,7 +525,7 @@ def test_the_unable_raise_and_nothing_else_runs(names, x, w, keywords, ran):
     keywords = {"output_shape": None} | keywords
     x, w = np.ones(x), np.ones(w)
     function = {3: jaxdeconv.conv1d_transpose, 4: jaxdeconv.conv2d_transpose}[x.ndim]
-    sizes = call_of(function, x, w, keywords).sizes
+    sizes = chosen_for(function, x, w, keywords)
     ran.clear()
     for name in names:
         reason = next(filter(None, (unable(name, contraction, sizes) for contraction in CONTRACTIONS)))
@@ -536,16 +537,11 @@ def test_the_unable_raise_and_nothing_else_runs(names, x, w, keywords, ran):
     assert ran == []
 
 
-def call_of(function, x, w, keywords):
-    """What it makes of these."""
-    recorded = []
-    token = _call.calls.set(recorded)
-    try:
-        jax.eval_shape(lambda x, w: function(x, w, **keywords), x, w)
-    finally:
-        _call.calls.reset(token)
-    ((call, _),) = recorded
-    return call
+def chosen_for(function, x, w, keywords):
+    """What the choice sees of these."""
+    with recording() as executed:
+        (found,) = executed(jax.make_jaxpr(lambda x, w: function(x, w, **keywords))(x, w))
+    return found.contracted.sizes
 
 
 def test_the_longest_stride_allocates_nothing(ran):

@@ -414,14 +414,13 @@ def test_vmap():
     mapped = jax.vmap(op, (0, None))
     xs = np.stack([X, 2 * X, 3 * X])
     tuning = tuned(mapped, xs, W)
-    assert {case.sizes.batch for case in tuning.entries} == {2, 6}
-    whole = Tuning({case: found for case, found in tuning.entries.items() if case.sizes.batch == 6})
-    element = Tuning({case: found for case, found in tuning.entries.items() if case.sizes.batch == 2})
+    assert {case.sizes.batch for case in tuning.entries} == {6}
+    assert {case.sizes.batch for case in tuned(jax.vmap(op), xs, np.stack([W] * 3)).entries} == {2}
     expected, outside = mapped(xs, W), jax.jit(mapped).lower(xs, W).as_text()
-    with jaxdeconv.defaults(tuning=whole):
+    with jaxdeconv.defaults(tuning=tuning):
         assert jax.jit(mapped).lower(xs, W).as_text() != outside
         np.testing.assert_allclose(mapped(xs, W), expected, rtol=1e-10)
-    with jaxdeconv.defaults(tuning=element):
+    with jaxdeconv.defaults(tuning=tuned()):
         assert jax.jit(mapped).lower(xs, W).as_text() == outside
 
 
@@ -635,7 +634,18 @@ def test_printed():
         (TypeError, (3,), {}, "tune: function must be callable, got function=3"),
         (ValueError, (jnp.sin, X), {}, "tune: function must compute a transposed convolution of this package"),
         (ValueError, (by_lax, X, W), {}, r"pass jaxdeconv.accelerate\(function\)"),
-        (ValueError, (lambda x, w: op(x, w, implementation="matmul"), X, W), {}, "that names no implementation, got"),
+        (
+            ValueError,
+            (lambda x, w: op(x, w, implementation="matmul"), X, W),
+            {},
+            "names no implementation, and all name one, got",
+        ),
+        (
+            ValueError,
+            (lambda x, w: op(x, w)[:0], X[:0], W),
+            {},
+            "tune: function must compute a transposed convolution of",
+        ),
         (ValueError, (op, X, W), {"contractions": "transpose"}, "tune: contractions must be a collection of names, got"),
         (ValueError, (op, X, W), {"contractions": ["forward"]}, "tune: contractions must be 'transpose' or"),
         (ValueError, (op, X, W), {"contractions": ()}, "tune: contractions must be a collection of names, got"),
@@ -648,6 +658,20 @@ def test_printed():
 def test_errors(kind, arguments, keywords, message):
     with pytest.raises(kind, match=message):
         tune(*arguments, **keywords)
+
+
+def test_symbolic_sizes_are_not_measured():
+    (b,) = jax.export.symbolic_shape("b")
+    with pytest.raises(ValueError, match=r"tune: .* whose sizes are known, and those of all are symbolic, got .*; pass arrays"):
+        tune(op, jax.ShapeDtypeStruct((b, 9, 6), "float32"), jax.ShapeDtypeStruct(W.shape, "float32"))
+
+
+def test_a_file_that_is_to_be_written_need_not_be_there(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "tuning.json"
+    monkeypatch.setenv("JAXDECONV_TUNING", str(path))
+    assert tuned().entries
+    assert main(f"tune tf --input 1,9,6 --filters 4,5,6 --strides 2 --rounds 1 --save {path}".split()) == 0
+    assert len(load_tuning(path).entries) == 3
 
 
 def test_errors_of_defaults():
