@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from jax import lax
 import jaxdeconv
 from jaxdeconv._contractions import device
 from jaxdeconv._explain import Explanation
-from jaxdeconv._measure import difference, medians, ready, tolerance
+from jaxdeconv._measure import difference, quartiles, ready, samples, tolerance
 from jaxdeconv._tuning import aligned, digits, milliseconds
 from jaxdeconv._verdict import LETTERS
 
@@ -32,8 +33,10 @@ LOOPED = 0.15  # seconds a step, from which the scan of it is left out: XLA on C
 FAR = 20  # A lowering that is estimated to take more than so many times as long is left out,
 FASTER = 1.1  # and one that is so many times as fast is worth a word.
 
-Seconds = dict[tuple[str, str], float]
-"""By what computes, and what of."""
+Key = tuple[str, str]
+"""What computes, and what of."""
+Seconds = dict[Key, float]
+Samples = dict[Key, list[float]]
 
 
 class Layer(NamedTuple):
@@ -46,7 +49,7 @@ class Layer(NamedTuple):
     explanation: Explanation
 
     def by(self, **how: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        return partial(self.function, **self.keywords, **how)
+        return partial(self.function, **self.keywords | how)
 
 
 def bench(layer: Layer, rounds: int) -> int:
@@ -61,10 +64,11 @@ def bench(layer: Layer, rounds: int) -> int:
     columns = ("T", "C", "F", STEP, SCAN) if jnp.issubdtype(x.dtype, jnp.inexact) else ("T",)
     programs = {(OURS, column): each for column, each in _programs(layer.by(), x, w).items()}
     notes: list[str] = []
-    names = get_args(jaxdeconv.Implementation)
+    depthwise = explanation.filter_shape[-2] == 1 and explanation.groups == explanation.filter_shape[-1]
+    names = [name for name in get_args(jaxdeconv.Implementation) if depthwise or name != "elementwise"]
     for name in names:
         try:
-            named = jaxdeconv.explain(layer.function, *layer.arrays, **layer.keywords, implementation=name)
+            named = jaxdeconv.explain(layer.by(implementation=name), *layer.arrays)
         except ValueError as reason:
             notes.append(str(reason).split(" and ", 1)[-1].split(", got ")[0])
             continue
@@ -78,18 +82,20 @@ def bench(layer: Layer, rounds: int) -> int:
                 notes.append(f"{letter} by {name!r} is not timed: it is estimated to take more than {FAR}x as long")
     programs |= {(LAX, column): each for column, each in _programs(_lax(layer), *_operands_of_lax(layer, x, w)).items()}
 
-    seconds, results = _timed({key: each for key, each in programs.items() if key[1] in columns}, rounds)
-    seconds |= {(chosen[column], column): taken for (by, column), taken in [*seconds.items()] if by == OURS and column in chosen}
+    taken, results = _timed({key: each for key, each in programs.items() if key[1] in columns}, rounds)
+    taken |= {(chosen[column], column): each for (by, column), each in [*taken.items()] if by == OURS and column in chosen}
     if isinstance(theirs := _torch(layer, platform), str):
         notes.append(theirs)
     else:  # after the others, because its threads go on spinning
         _say(TORCH)
         runs = {(TORCH, column): run for column, run in theirs.items() if column in columns}
-        seconds |= _alternated(runs, {key: _once(run)[0] for key, run in runs.items()}, rounds)
-    if SCAN in columns and (LAX, SCAN) not in seconds:
+        taken |= _alternated(runs, {key: _once(run)[0] for key, run in runs.items()}, rounds)
+    if SCAN in columns and (LAX, SCAN) not in taken:
         notes.append(f"{LAX} is not timed in a scan: a step takes more than {1e3 * LOOPED:.0f} ms")
-    table = _table(seconds, (OURS, *names, LAX, TORCH), columns)
-    print("\n".join([*table, *(f"  {note}" for note in notes), "", _verdict(seconds, chosen)]))
+    seconds = {key: statistics.median(each) for key, each in taken.items()}
+    ranges = {key: quartiles(each) for key, each in taken.items()}
+    table = _table(seconds, dict.fromkeys((OURS, *names, *chosen.values(), LAX, TORCH)), columns)
+    print("\n".join([*table, *(f"  {note}" for note in notes), "", _verdict(seconds, chosen, ranges)]))
 
     worst = max([0.0, *_differences(layer, results)])
     print(f"The results differ by at most {worst:.1e} of the largest value.")
@@ -164,9 +170,9 @@ def _operands_of_lax(layer: Layer, x: jax.Array, w: jax.Array) -> tuple[jax.Arra
 
 
 def _timed(
-    programs: Mapping[tuple[str, str], tuple[Callable[..., Any], tuple[Any, ...]]], rounds: int
-) -> tuple[Seconds, dict[tuple[str, str], np.ndarray[Any, Any]]]:
-    """Seconds a call, and the results of T, C and F."""
+    programs: Mapping[Key, tuple[Callable[..., Any], tuple[Any, ...]]], rounds: int
+) -> tuple[Samples, dict[Key, np.ndarray[Any, Any]]]:
+    """Seconds a call, or a step, and the results of T, C and F."""
     first: Seconds = {}
     results, runs = {}, {}
     said = None
@@ -181,7 +187,7 @@ def _timed(
             results[by, what] = np.asarray(result)
     _say("in alternation")
     found = _alternated(runs, first, rounds)
-    return {(by, what): taken / (STEPS if what == SCAN else 1) for (by, what), taken in found.items()}, results
+    return {(by, what): [each / (STEPS if what == SCAN else 1) for each in taken] for (by, what), taken in found.items()}, results
 
 
 def _once(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -194,12 +200,13 @@ def _once(run: Callable[[], Any]) -> tuple[float, Any]:
     return min(seconds), result
 
 
-def _alternated(runs: Mapping[tuple[str, str], Callable[[], Any]], first: Seconds, rounds: int) -> Seconds:
+def _alternated(runs: Mapping[Key, Callable[[], Any]], first: Seconds, rounds: int) -> Samples:
     """Seconds a call; of what is slow, those of the first."""
-    return first | medians({key: run for key, run in runs.items() if first[key] < SLOW}, rounds, budget=BUDGET)
+    slow = {key: [seconds] for key, seconds in first.items()}
+    return slow | samples({key: run for key, run in runs.items() if first[key] < SLOW}, rounds, budget=BUDGET)
 
 
-def _differences(layer: Layer, results: Mapping[tuple[str, str], np.ndarray[Any, Any]]) -> Iterable[float]:
+def _differences(layer: Layer, results: Mapping[Key, np.ndarray[Any, Any]]) -> Iterable[float]:
     """Of each lowering from what is chosen, and of that from lax."""
     for (by, what), result in results.items():
         expected = results[OURS, what]
@@ -278,8 +285,8 @@ def _table(seconds: Seconds, variants: Iterable[str], columns: Iterable[str]) ->
     return aligned(rows, "<" + ">>" * ((len(rows[0]) - 1) // 2))
 
 
-def _verdict(seconds: Seconds, chosen: Mapping[str, str]) -> str:
-    """What was found, in sentences."""
+def _verdict(seconds: Seconds, chosen: Mapping[str, str], ranges: Mapping[Key, tuple[float, float]]) -> str:
+    """What was found, in sentences. Lowerings are told apart where the ranges, in which half of the samples are, do not overlap."""
     what = STEP if (OURS, STEP) in seconds else "T"
     others = []
     for by in (LAX, TORCH):
@@ -289,12 +296,19 @@ def _verdict(seconds: Seconds, chosen: Mapping[str, str]) -> str:
             others[-1] += f", and {digits(seconds[by, SCAN] / seconds[OURS, SCAN])}x in a scan"
     named = {"T": "The output", STEP: "A step"}[what]
     text = f"{named} takes {milliseconds(seconds[OURS, what])} ms: {'; '.join(others)}."
-    faster = []
+    faster, alike = [], []
     for letter, name in chosen.items():
         times = {by: taken for (by, column), taken in seconds.items() if column == letter and by not in (OURS, LAX, TORCH)}
         best = min(times, key=lambda by: times[by], default=name)
         if best != name and seconds[OURS, letter] >= FASTER * times[best]:
-            faster.append(f"{letter} by {best} is {digits(seconds[OURS, letter] / times[best])}x as fast")
+            if ranges[best, letter][1] >= ranges[OURS, letter][0]:
+                alike.append(f"{letter} by {best}")
+            else:
+                faster.append(f"{letter} by {best} is {digits(seconds[OURS, letter] / times[best])}x as fast")
+    noise = f"{', '.join(alike)} {'are' if len(alike) > 1 else 'is'} the same within the noise." if alike else ""
     if faster:
-        return f"{text}\n{', '.join(faster)}: `python -m jaxdeconv tune`, with --save, has the fastest chosen."
+        text += f"\n{', '.join(faster)}: `python -m jaxdeconv tune`, with --save, has the fastest chosen."
+        return f"{text}\n{noise}" if alike else text
+    if alike:
+        return f"{text}\nNo lowering by name is faster than what is chosen: {noise}"
     return f"{text}\nNo lowering by name is much faster than what is chosen."

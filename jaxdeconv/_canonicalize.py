@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache, wraps
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast, get_args
+from typing import Any, NamedTuple, Never, TypeAlias, TypeVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -504,7 +504,9 @@ def tuning_of(function: str, name: str, path: str, again: bool = False) -> Tunin
 
 
 @contextmanager
-def defaults(*, implementation: str | None = None, forward_mode: bool | None = None, tuning: Tuning | None = None) -> Iterator[None]:
+def defaults(
+    *, implementation: str | None = None, forward_mode: bool | None = None, tuning: Tuning | None = None, **others: Never
+) -> Iterator[None]:
     """Within it, what calls and layers of this package take for an argument that they were not given.
 
     For models whose calls one cannot reach. It holds while JAX traces: a function that was jitted and called before keeps what it was
@@ -517,6 +519,7 @@ def defaults(*, implementation: str | None = None, forward_mode: bool | None = N
         forward_mode: whether to allow forward mode (`jax.jvp`); None to leave it as it is.
         tuning: what `tune` measured, by which lowerings are chosen where none is named; None to leave it as it is, which is what the
             file says that the environment variable JAXDECONV_TUNING names, if it does. `Tuning()` for none.
+        **others: none, but for an error that says what there is.
 
     Raises:
         ValueError: no such name. Within it, calls raise as if it had been given to them, where it cannot compute them.
@@ -534,6 +537,9 @@ def defaults(*, implementation: str | None = None, forward_mode: bool | None = N
         >>> y_dot.shape
         (1, 16, 2)
     """
+    for name in others:
+        rule, advice = "arguments must be implementation, forward_mode or tuning", "all else, pass to the call itself"
+        raise error(TypeError, "defaults", rule, name, others[name], advice)
     held = how("defaults", implementation, forward_mode, tuning)
     token = _HOW.set(held)
     try:

@@ -10,9 +10,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,12 @@ _EXAMPLES = """examples:
 """
 _CLONE = "`python -m benchmarks`, of published layers and more frameworks, is part of the repository alone: run it in a clone\n"
 _EXIT = """exit status: 0 if all is well, 1 for a layer that the convention rejects or lowerings that disagree, 2 for wrong usage"""
-# Not of a layer on a command line: further operands, and what the commands set themselves.
-_LEFT_OUT = {"bias", "B", "name", "forward_mode", "implementation"}
+# Not of a layer on a command line: further operands, and what the commands set themselves, as tune does the implementation.
+_LEFT_OUT = {"bias", "B", "name", "forward_mode"}
 # What each convention calls by its own name.
 _ALIKE = (
+    "input inputs X lhs",
+    "filters weight W rhs kernel",
     "strides stride",
     "dilations dilation dilation_rate rhs_dilation",
     "groups group feature_group_count",
@@ -56,6 +58,19 @@ def _layout(convention: str, arguments: Mapping[str, Any]) -> str | None:
     if arguments.get("dimension_numbers") is not None:
         return None
     return "lax_transpose_kernel" if arguments.get("transpose_kernel") else "lax"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors say which of its arguments are meant by those of other conventions."""
+
+    names: Sequence[str] = ()  # of the convention's function
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = [] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + "".join(_meant(self._given, self.names)))
 
 
 def _value(text: str) -> Any:
@@ -91,7 +106,7 @@ def _described(function: Callable[..., Any]) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     about = "Says what a transposed convolution would compute, times it here, or finds what is the fastest here."
-    parser = argparse.ArgumentParser("python -m jaxdeconv", description=about, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw)
+    parser = _Parser("python -m jaxdeconv", description=about, epilog=f"{_EXAMPLES}\n{_EXIT}", formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"jaxdeconv {jaxdeconv.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="explain | bench | tune")
     for command, text in {
@@ -109,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
             layer = conventions.add_parser(
                 convention, help=described, description=described, epilog=_EXIT, formatter_class=raw, allow_abbrev=False
             )
+            left_out = _LEFT_OUT | ({"implementation"} if command == "tune" else set())
+            layer.names = [name for name in inspect.signature(function).parameters if name not in left_out]
             _add_arguments(layer, function)
             layer.set_defaults(layer=layer)
             if command == "explain":
@@ -121,12 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_arguments(parser: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
+def _add_arguments(parser: _Parser, function: Callable[..., Any]) -> None:
     """Those of the function, spelt as there; the first two are arrays, of which a shape is given."""
-    texts = _described(function)
-    for index, (name, parameter) in enumerate(inspect.signature(function).parameters.items()):
-        if name in _LEFT_OUT:
-            continue
+    texts = _described(jaxdeconv.conv1d_transpose if function is jaxdeconv.tf.conv_transpose else function)
+    parameters = inspect.signature(function).parameters
+    for index, name in enumerate(parser.names):
+        parameter = parameters[name]
         flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         if index < 2:
             text = f"shape of {name}: {texts.get(name, '')}"
@@ -139,13 +156,12 @@ def _add_arguments(parser: argparse.ArgumentParser, function: Callable[..., Any]
     parser.add_argument("--dtype", type=_dtype, default="float32", help="of the arrays (default float32)")
 
 
-def _meant(unknown: Sequence[str], names: Sequence[str]) -> str:
+def _meant(given: Sequence[str], names: Sequence[str]) -> Iterator[str]:
     """Which flags of a convention, whose names these are, are meant by those of others."""
-    hints = ""
-    for flag in (each.split("=")[0] for each in unknown):
-        alike = next((row.split() for row in _ALIKE if flag[2:].replace("-", "_") in row.split()), ())
-        hints += "".join(f"; for {flag} this convention has --{name.replace('_', '-')}" for name in alike if name in names)
-    return hints
+    for flag in (each.split("=")[0] for each in given if each.startswith("--")):
+        name = flag[2:].replace("-", "_")
+        alike = next((row.split() for row in _ALIKE if name in row.split() and name not in names), ())
+        yield from (f"; for {flag} this convention has --{own.replace('_', '-')}" for own in alike if own in names)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,15 +173,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json, rounds = given.pop("json", False), given.pop("rounds", 1)
     path, thorough = given.pop("save", None), given.pop("thorough", False)
     function = _function(convention, given)
-    names = list(inspect.signature(function).parameters)
     if unknown:
-        layer.error(f"unrecognized arguments: {' '.join(unknown)}{_meant(unknown, names)}")
-    keywords = {name: value for name, value in given.items() if name not in names[:2]}
-    arrays = [jax.ShapeDtypeStruct(given[name], dtype) for name in names[:2]]  # type: ignore[no-untyped-call]
+        layer.error(f"unrecognized arguments: {' '.join(unknown)}")
+    operands = layer.names[:2]
+    keywords = {name: value for name, value in given.items() if name not in operands}
+    arrays = [jax.ShapeDtypeStruct(given[name], dtype) for name in operands]  # type: ignore[no-untyped-call]
     try:
         if rounds < 1:
             raise ValueError(f"{command}: rounds must be positive, got rounds={rounds}; pass 7")
         with jax.enable_x64(dtype in ("float64", "int64", "complex128")):
+            if command == "tune":
+                return _tune(partial(function, **keywords), arrays, path, rounds, thorough)
             explanation = jaxdeconv.explain(function, *arrays, **keywords)
             assert isinstance(explanation, jaxdeconv.Explanation)  # of one call
             if command == "explain":
@@ -173,8 +191,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                     json.dumps(dataclasses.asdict(explanation)) if as_json else f"{explanation}\n\n{drawing(explanation)}", flush=True
                 )
                 return 0
-            if command == "tune":
-                return _tune(partial(function, **keywords), arrays, path, rounds, thorough)
             return bench(Layer(function, arrays, keywords, _layout(convention, keywords), explanation), rounds)
     except BrokenPipeError:  # of a reader that has read enough, as head
         sys.stderr.close()
@@ -185,6 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(function: Callable[..., jax.Array], arrays: list[Any], path: str | None, rounds: int, thorough: bool) -> int:
+    if path and not os.access(folder := os.path.dirname(os.path.abspath(path)), os.W_OK):
+        rule = "save must be a path in a folder that can be written to"
+        raise ValueError(f"tune: {rule}, got save={path!r}; make the folder {folder}, or pass another path")
     before = jaxdeconv.load_tuning(path) if path and os.path.exists(path) else jaxdeconv.Tuning()  # before much is measured
     tuning = jaxdeconv.tune(function, *arrays, rounds=rounds, thorough=thorough)
     print(tuning)

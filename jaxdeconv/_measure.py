@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,14 +19,14 @@ def ready(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.tree.map(lambda each: each.block_until_ready(), function(*arguments))
 
 
-def medians(
+def samples(
     callables: Mapping[Key, Callable[[], Any]], rounds: int, within: float = math.inf, budget: float = math.inf
-) -> dict[Key, float]:
-    """Seconds a call, the median of samples taken in alternation, each of as many calls as take 20 ms.
+) -> dict[Key, list[float]]:
+    """Seconds a call, in samples taken in alternation, each of as many calls as take 20 ms.
 
     What takes more than `within` times as long as the fastest so far is left out of a round. After `budget` seconds no round begins.
     """
-    samples: dict[Key, list[float]] = {key: [] for key in callables}
+    taken: dict[Key, list[float]] = {key: [] for key in callables}
     found: dict[Key, float] = {}
     began = time.perf_counter()
     for _ in range(rounds):
@@ -40,9 +40,20 @@ def medians(
             while (elapsed := time.perf_counter() - start) < 0.02 or not calls:
                 function()
                 calls += 1
-            samples[key].append(elapsed / calls)
-        found = {key: statistics.median(each) for key, each in samples.items()}
-    return found
+            taken[key].append(elapsed / calls)
+        found = {key: statistics.median(each) for key, each in taken.items()}
+    return taken
+
+
+def medians(callables: Mapping[Key, Callable[[], Any]], rounds: int, within: float = math.inf) -> dict[Key, float]:
+    """Those of `samples`."""
+    return {key: statistics.median(each) for key, each in samples(callables, rounds, within).items()}
+
+
+def quartiles(taken: Sequence[float]) -> tuple[float, float]:
+    """The first and the third, between which half of the samples are."""
+    first, _, third = statistics.quantiles(taken, method="inclusive") if len(taken) > 1 else [*taken] * 3
+    return first, third
 
 
 def difference(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:

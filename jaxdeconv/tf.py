@@ -305,7 +305,10 @@ def conv_transpose(
         rule, origin = "output_shape must have 3, 4 or 5 entries", "output_shape"
         sizes = canonicalize.integers(function, origin, output_shape)
     if len(sizes) not in _FORMATS:
-        raise error(ValueError, function, rule, origin, sizes, "jaxdeconv.lax.conv_transpose takes any number of dimensions")
+        advice = "jaxdeconv.lax.conv_transpose takes any number of dimensions"
+        if origin == "output_shape" and len(sizes) + 2 in _FORMATS:
+            advice = f"pass all of its sizes, [batch, {', '.join(map(str, sizes))}, channels], or None"
+        raise error(ValueError, function, rule, origin, sizes, advice)
     return _transposed(
         function,
         _FORMATS[len(sizes)],

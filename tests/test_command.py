@@ -144,6 +144,31 @@ def test_errors(line, status, message, capsys):
     assert "Traceback" not in err
 
 
+def test_a_lowering_can_be_named(capsys):
+    status, out, err = run(capsys, "explain tf --input 1,5,2 --filters 4,3,2 --strides 2 --implementation phase")
+    assert (status, out, "conv_transpose: implementation must be" in err) == (1, "", True)
+    status, out, _ = run(capsys, "explain tf --input 1,5,4,2 --filters 4,4,3,2 --strides 2 --implementation phases,dilated")
+    assert (status, out.count(" cpu  phases,dilated ")) == (0, 3)
+    status, out, _ = run(capsys, f"bench {TORCH} --rounds 1 --implementation polyphase")
+    assert status == 0
+    assert "chosen: T polyphase, C polyphase, F polyphase" in out
+    status, _, err = run(capsys, f"tune {TORCH} --implementation polyphase")
+    assert (status, "unrecognized arguments: --implementation polyphase" in err) == (2, True)
+
+
+def test_the_help_of_tf_has_texts_of_its_own(capsys):
+    _, out, _ = run(capsys, "explain tf --help")
+    assert "as for the function" not in out
+    assert "see there" not in out
+    assert "an int or a list, tuple or array of length 1 or 3" in " ".join(out.split())
+
+
+def test_the_spatial_sizes_alone_are_no_output_shape(capsys):
+    _, _, err = run(capsys, "explain tf --input 1,80,512 --filters 16,256,512 --strides 8 --output-shape 640")
+    assert "got output_shape=(640,); pass all of its sizes, [batch, 640, channels], or None" in err
+    assert "lax" not in err
+
+
 @pytest.mark.parametrize("line", ["--help", "explain --help", "explain torch --help", "bench --help", "bench lax --help"])
 def test_help(line, capsys):
     status, out, _ = run(capsys, line)
@@ -172,8 +197,7 @@ def test_bench(capsys):
     assert re.fullmatch(rf"  jaxdeconv( +{number}){{5}}", rows["jaxdeconv"])
     assert re.fullmatch(rf"  lax with autodiff( +{number} +{number}x){{5}}", rows["lax with autodiff"])
     assert re.fullmatch(rf"  matmul +{number} +1x( +{number} +{number}x){{2}}( +-){{2}}", rows["matmul"])  # as chosen
-    assert "elementwise" not in rows
-    assert "for one input and one output channel a group" in out
+    assert "elementwise" not in out
     assert ("torch takes " in out) == ("torch is not installed" not in out) == (importlib.util.find_spec("torch") is not None)
     assert re.search(
         rf"^A step takes {number} ms: lax with autodiff takes {number}x as long, and {number}x in a scan", out, re.MULTILINE
@@ -237,13 +261,17 @@ OURS = {("jaxdeconv", "T"): 1.0, ("jaxdeconv", "C"): 2.0, ("jaxdeconv", "F"): 3.
 CHOSEN = {"T": "matmul", "C": "matmul", "F": "matmul"}
 
 
+def verdict(seconds, ranges=None):
+    return _bench._verdict(seconds, CHOSEN, {key: (taken, taken) for key, taken in seconds.items()} | (ranges or {}))
+
+
 def test_verdict_of_bench():
     lax = {("lax with autodiff", "step"): 146.8}
     said = "A step takes 4000 ms: lax with autodiff takes 36.7x as long"
-    alone = _bench._verdict(OURS | lax, CHOSEN)
+    alone = verdict(OURS | lax)
     assert alone == f"{said}.\nNo lowering by name is much faster than what is chosen."
     scanned = lax | {("lax with autodiff", "in a scan"): 500.0, ("jaxdeconv", "in a scan"): 5.0, ("torch", "step"): 3.0}
-    assert _bench._verdict(OURS | scanned, CHOSEN).startswith(f"{said}, and 100x in a scan; torch takes 0.75x as long.\n")
+    assert verdict(OURS | scanned).startswith(f"{said}, and 100x in a scan; torch takes 0.75x as long.\n")
     near = {
         ("polyphase", "T"): 0.95,
         ("polyphase", "C"): 1.9,
@@ -251,14 +279,27 @@ def test_verdict_of_bench():
         ("lax with autodiff", "F"): 0.1,
         ("torch", "F"): 0.1,
     }
-    assert _bench._verdict(OURS | lax | near, CHOSEN) == alone
+    assert verdict(OURS | lax | near) == alone
     faster = near | {("dilated", "F"): 1.5, ("polyphase", "C"): 1.6}
-    assert _bench._verdict(OURS | lax | faster, CHOSEN) == (
+    assert verdict(OURS | lax | faster) == (
         f"{said}.\nC by polyphase is 1.25x as fast, F by dilated is 2x as fast: "
         "`python -m jaxdeconv tune`, with --save, has the fastest chosen."
     )
+    ranges = {
+        ("jaxdeconv", "C"): (1.5, 2.1),
+        ("polyphase", "C"): (1.0, 1.6),
+        ("jaxdeconv", "F"): (2.9, 3.1),
+        ("dilated", "F"): (1.4, 1.5),
+    }
+    assert verdict(OURS | lax | faster, ranges) == (
+        f"{said}.\nF by dilated is 2x as fast: `python -m jaxdeconv tune`, with --save, has the fastest chosen.\n"
+        "C by polyphase is the same within the noise."
+    )
+    assert verdict(OURS | lax | {("polyphase", "C"): 1.6}, ranges) == (
+        f"{said}.\nNo lowering by name is faster than what is chosen: C by polyphase is the same within the noise."
+    )
     integers = {("jaxdeconv", "T"): 1.0, ("lax with autodiff", "T"): 2.0}
-    assert _bench._verdict(integers, CHOSEN).startswith("The output takes 1000 ms: lax with autodiff takes 2x as long.")
+    assert verdict(integers).startswith("The output takes 1000 ms: lax with autodiff takes 2x as long.")
 
 
 def test_bench_leaves_out_what_is_slow(capsys, monkeypatch):
@@ -267,7 +308,7 @@ def test_bench_leaves_out_what_is_slow(capsys, monkeypatch):
     monkeypatch.setattr(_bench, "FAR", 1.0)
     begun = []
     monkeypatch.setattr(
-        _bench, "medians", lambda runs, rounds, budget: begun.append((set(runs), rounds, budget)) or dict.fromkeys(runs, 1.0)
+        _bench, "samples", lambda runs, rounds, budget: begun.append((set(runs), rounds, budget)) or {key: [1.0] for key in runs}
     )
     status, out, _ = run(capsys, "bench keras --inputs 1,50,2 --kernel 9,2,2 --strides 2 --rounds 3")
     assert status == 0
@@ -330,6 +371,12 @@ MEANT = [
         "; for --groups this convention has --feature-group-count",
     ),
     ("torch --input 1,2,5 --weight 2,3,3 --xyz 1", "unrecognized arguments: --xyz 1"),
+    (
+        "tf --input 1,80,512 --weight 16,256,512 --strides 8",
+        "the following arguments are required: --filters; for --weight this convention has --filters\n",
+    ),
+    ("keras --input 1,5,2 --kernel 3,3,2", "are required: --inputs; for --input this convention has --inputs\n"),
+    ("onnx --input 1,2,5 --filters=2,3,3", "; for --input this convention has --X; for --filters this convention has --W\n"),
 ]
 
 

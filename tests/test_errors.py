@@ -343,7 +343,7 @@ TABLE_3D = [
 
 # of the valid call in two dimensions
 TABLE_ANY = [
-    ({"output_shape": 8}, ValueError, "output_shape must have 3, 4 or 5 entries, got output_shape=(8,); jaxdeconv.lax.conv_transpose takes any number of dimensions"),
+    ({"output_shape": 8}, ValueError, "output_shape must have 3, 4 or 5 entries, got output_shape=(8,); pass all of its sizes, [batch, 8, channels], or None"),
     ({"output_shape": []}, ValueError, "output_shape must have 3, 4 or 5 entries, got output_shape=()"),
     ({"output_shape": [8, 10]}, ValueError, "output_shape must have 3, 4 or 5 entries, got output_shape=(8, 10)"),
     ({"output_shape": [2, 8, 10, 2, 2, 4]}, ValueError, "output_shape must have 3, 4 or 5 entries, got output_shape=(2, 8, 10, 2, 2, 4)"),

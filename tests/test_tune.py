@@ -680,6 +680,12 @@ def test_errors_of_defaults():
         pass
 
 
+def test_what_defaults_has():
+    message = r"defaults: arguments must be implementation, forward_mode or tuning, got implmentation='matmul'; "
+    with pytest.raises(TypeError, match=message), jaxdeconv.defaults(implmentation="matmul"):
+        pass
+
+
 def test_command_line(tmp_path, capsys, monkeypatch, times):
     path = tmp_path / "tuning.json"
     line = "tune torch --input 1,6,9 --weight 6,5,4 --stride 2 --padding 1 --rounds 1"
@@ -702,7 +708,9 @@ def test_command_line(tmp_path, capsys, monkeypatch, times):
     assert main([*layer, "--save", str(path)]) == 1
     assert "error: load_tuning: path must be a file that Tuning.save wrote" in capsys.readouterr().err
     assert main([*layer, "--save", str(tmp_path / "no" / "folder")]) == 1
-    assert "No such file or directory" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert re.search("error: tune: save must be a path in a folder that can be written to, got save='.*folder'; make the folder", err)
+    assert err.count("\n") == 1  # nothing was measured before
 
 
 def test_command_line_where_lowerings_disagree(capsys, monkeypatch):
