@@ -196,9 +196,9 @@ class Explanations:
             computed = [
                 letter + f" {count} times" * (count > 1) for c, letter in LETTERS.items() if (count := row.computed.get(c, 0)) > 0
             ]
-            where = ", in ".join(filter(None, (row.names, row.source)))
+            where = f"{f', in {row.names}' * bool(row.names)}, at {row.source}"
             lines += [f"{number:3}. {row}", f"     {', '.join(times)}"]
-            lines += [f"     {each.function if row.own else 'lax'} computes {', '.join(computed)}, in {where}"]
+            lines += [f"     {each.function if row.own else 'lax'} computes {', '.join(computed)}{where}"]
             if row.steps > 1:
                 lines += [f"     in a scan of {row.steps}, of which the time is that of one step"]
         lines += [f"left to lax: {each}" for each in self.left]

@@ -466,8 +466,8 @@ def test_a_row_for_each_layer():
     assert lines[2] == "  1. float32[2, 20, 64] -> [2, 40, 32], kernel 4, stride 2"
     t, c, f = (f"{letter} {1e3 * alone.estimates[each]['cpu']:.3g} ms" for letter, each in zip("TCF", alone.estimates, strict=True))
     assert re.fullmatch(rf"     {t} by \w+, {c} by \w+, {f} by \w+", lines[3])
-    assert re.fullmatch(r"     conv1d_transpose computes T 2 times, in ours, in .*test_explain.py:\d+ \(both\)", lines[4])
-    assert re.fullmatch(r"     lax computes T, in theirs, in .*test_explain.py:\d+ \(decode\)", lines[7])
+    assert re.fullmatch(r"     conv1d_transpose computes T 2 times, in ours, at .*test_explain.py:\d+ \(both\)", lines[4])
+    assert re.fullmatch(r"     lax computes T, in theirs, at .*test_explain.py:\d+ \(decode\)", lines[7])
     assert jax.jit(both) is not both
     assert jaxdeconv.explain(jax.jit(both), *BOTH).rows[0].computed == ours.computed
 
@@ -485,7 +485,7 @@ def test_gradients_belong_to_their_layer():
     found = jaxdeconv.explain(loss, struct(16, 32, 16), struct(2, 20, 32))
     (row,) = found.rows
     assert row.computed == {"transpose": 1, "filter_grad": 1, "input_grad": 1}
-    assert "lax computes T, C, F, in " in str(found)
+    assert "lax computes T, C, F, at " in str(found)
     replaced = {
         each.contraction: each.lowerings for each in jaxdeconv.accelerate(loss).explain(struct(16, 32, 16), struct(2, 20, 32)).rows
     }
