@@ -57,4 +57,4 @@ def _executed(seen: list[Contracted], *path: Any) -> Executed:
     (target,) = (name for name, each in CONTRACTIONS.items() if each == found.contraction)
     mapped, one = equation.outvars[0].aval.shape, getattr(found.form, target).shape
     whole, each = (math.prod(size for size in shape if isinstance(size, int)) for shape in (mapped, one))
-    return Executed(found, whole // each if each else 1, tuple(around))
+    return Executed(found, max(1, whole // max(1, each)), tuple(around))

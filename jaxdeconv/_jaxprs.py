@@ -67,7 +67,7 @@ def executed(
         used = [atom in needed for atom in equation.outvars]
         if not any(used) and not equation.effects:
             continue
-        inputs = [True] * len(equation.invars)
+        inputs = _inputs(equation)
         if is_wanted(equation):
             found.append([(equation,)])
         else:
@@ -88,6 +88,16 @@ def _run(equation: Any) -> list[Any]:
     if equation.primitive.name == "custom_linear_solve":
         return [equation.params["jaxprs"].solve]
     return list(programs(equation.params))
+
+
+def _inputs(equation: Any) -> list[bool]:
+    """Which inputs of an equation it may need: of the solution of a linear system not what its other programs take."""
+    count = len(equation.invars)
+    if equation.primitive.name != "custom_linear_solve":
+        return [True] * count
+    lengths = equation.params["const_lengths"]
+    first = lengths.matvec + lengths.vecmat
+    return [first <= place < first + lengths.solve or place >= sum(lengths) for place in range(count)]
 
 
 def _is_call(equation: Any, program: Any) -> bool:

@@ -591,8 +591,8 @@ def test_layers_of_frameworks(framework):
     assert theirs.explanation.strides == ours.explanation.strides == (2,)
 
 
-def batched(x, w):
-    return jaxdeconv.conv1d_transpose(x, w, None, 2)
+def batched(x, w, **how):
+    return jaxdeconv.conv1d_transpose(x, w, None, 2, **how)
 
 
 def test_what_is_mapped_has_the_sizes_of_the_whole_batch():
@@ -630,6 +630,17 @@ def test_gradients_of_own_calls_are_counted():
     assert "In training" not in verdict
     (again,) = jaxdeconv.explain(jax.value_and_grad(jax.checkpoint(loss)), (struct(4, 5, 6),), struct(2, 9, 6)).rows
     assert (again.names, again.computed) == ("", {"transpose": 2, "filter_grad": 1})
+
+
+def test_forward_mode_and_second_derivatives():
+    """What is there for derivatives that nothing takes is not counted."""
+    op = partial(batched, forward_mode=True)
+    w, x = struct(4, 5, 6), struct(2, 9, 6)
+    (row,) = jaxdeconv.explain(lambda w, x: jax.jvp(lambda w: op(x, w), (w,), (w,)), w, x).rows
+    assert (row.explanation.input_shape, row.computed) == ((2, 9, 6), {"transpose": 2})
+    found = jaxdeconv.explain(jax.grad(lambda w, x: jnp.sum(jax.grad(lambda w: jnp.sum(batched(x, w) ** 3))(w) ** 2)), w, x)
+    assert {row.explanation.input_shape for row in found.rows} == {(2, 9, 6)}
+    assert found.rows[0].computed["filter_grad"] == 2
 
 
 def test_layers_in_loops_are_of_one_step():
@@ -707,17 +718,13 @@ def test_a_named_lowering_over_a_mesh(monkeypatch):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec("data")))
 
     for name in ("dilated", "polyphase", "matmul", None):
-        named = partial(batched_by, implementation=name)
+        named = partial(batched, implementation=name)
         verdict = jaxdeconv.explain(named, placed(2, 9, 6), struct(4, 5, 6)).verdict
         assert (f" Cut over several axes of a mesh, T by {name!r} may be wrong, without an error" in verdict) == (
             name in ("dilated", "polyphase")
         )
     monkeypatch.setattr(_partitioning, "devices", lambda: 1)
-    assert "mesh" not in jaxdeconv.explain(partial(batched_by, implementation="dilated"), struct(2, 9, 6), struct(4, 5, 6)).verdict
-
-
-def batched_by(x, w, **how):
-    return jaxdeconv.conv1d_transpose(x, w, None, 2, **how)
+    assert "mesh" not in jaxdeconv.explain(partial(batched, implementation="dilated"), struct(2, 9, 6), struct(4, 5, 6)).verdict
 
 
 def test_verdict_on_a_layer_of_lax_contradicts_nothing():
