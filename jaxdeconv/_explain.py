@@ -152,7 +152,8 @@ class Layer:
 
     @property
     def is_forward_only(self) -> bool:
-        return len(self.computed) == 1 and "filter_grad" not in self.computed
+        """Whether there are gradients, and none is computed."""
+        return len(self.computed) == 1 and "filter_grad" not in self.computed and given(self.explanation.dtype) == CONTRACTIONS
 
     def __str__(self) -> str:
         each = self.explanation
@@ -289,7 +290,7 @@ def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> E
         raise error(ValueError, "explain", rule, "function", function, "pass one that does, and its arguments")
     first = gathered[0]
     if len(gathered) == 1 and not rows and first.own and {*first.computed.values(), first.steps} == {1}:
-        return _explanation(first.by, given(first.call), own=True)
+        return _explanation(first.by, given(first.call.dtype), own=True)
     layers = tuple(map(_layer, gathered))
     return Explanations(layers, tuple(row for row in rows if not row.lowerings), _verdict_on(layers, accelerated))
 

@@ -44,9 +44,9 @@ def joined(contractions: Collection[Contraction]) -> str:
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
-def given(call: Call) -> tuple[Contraction, ...]:
+def given(dtype: Any) -> tuple[Contraction, ...]:
     """Integers have no gradients."""
-    return CONTRACTIONS if jnp.issubdtype(call.dtype, jnp.inexact) else ("transpose",)
+    return CONTRACTIONS if jnp.issubdtype(dtype, jnp.inexact) else ("transpose",)
 
 
 Calls: TypeAlias = Mapping[Contraction, Call]

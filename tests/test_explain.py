@@ -613,6 +613,11 @@ def test_what_is_mapped_over_both_is_by_products():
     assert set(mapped.lowerings["transpose"].values()) == {"matmul"}
 
 
+def test_integers_are_not_trained():
+    ints = struct(2, 9, 6, dtype="int32"), struct(4, 5, 6, dtype="int32")
+    assert "In training" not in jaxdeconv.explain(lambda x, w: batched(x, w) + batched(2 * x, w), *ints).verdict
+
+
 def test_gradients_of_own_calls_are_counted():
     """And not those that nothing needs: of the first layer C."""
 
