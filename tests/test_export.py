@@ -137,7 +137,8 @@ def test_each_platform_runs_its_own_lowering(forced, monkeypatch):
     """Of the op, of an exported gradient, and of the one that vjp_order=1 adds: what explain() says for sizes of 1024."""
     kernel = 5 + 2 * list(FORCED).index(forced)  # each its own, because jax.jit keeps what it has traced
 
-    def select(contraction, sizes, platform, axes, differentiated):  # so that platforms and contractions differ, whatever the policy is
+    # So that platforms and contractions differ, whatever the policy is.
+    def select(contraction, sizes, platform, axes, differentiated):
         return FORCED[forced][(CONTRACTIONS.index(contraction) + list(PLATFORMS.values()).index(platform)) % len(NAMES)]
 
     if FORCED[forced]:

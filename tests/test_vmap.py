@@ -135,7 +135,7 @@ def convolutions_are_chosen():
     """On CPU, where products of such small sizes would be: what is exchanged for products under a vmap over both."""
     estimated = _contractions.select
 
-    def select(contraction, sizes, platform, axes=0):
+    def select(contraction, sizes, platform, axes=0, differentiated=False):
         if platform != "cpu":
             return estimated(contraction, sizes, platform, axes)
         return "polyphase" if contraction == "transpose" and max(sizes.geometry.strides) > 1 else "dilated"

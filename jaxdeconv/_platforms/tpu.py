@@ -31,7 +31,7 @@ SUBLANES = 8
 FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes, or taps
 LONG = 1024  # inputs from which XLA makes parts of the signal items of the batch, if that does not fill the sublanes
 VOLUME = 4  # times as much is a filter gradient of three dimensions with a stride, where the batch does not fill the sublanes
-SPREAD = 1.25  # times as much T takes as its operations,
+SPREAD = 1.25  # times as much T takes,
 SKIPPED = 0.4  # but less where the batch fills the sublanes, or where no taps overlap
 INPUTS = 1.5  # times that an input is rearranged; an output is once,
 PRODUCTS = 0.55  # and a product or patch,
@@ -76,11 +76,12 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
         positions = math.prod(sizes.lengths) if contraction == "transpose" else inputs
         rows = positions * (sizes.batch if filled or inputs >= LONG else SUBLANES // 2)
     x, y = _edges(sizes)
-    operations: float = 2 * LANES * LANES * tiles * rows
+    operations = 2 * LANES * LANES * tiles * rows
+    counted: float = 1
     if contraction == "transpose" and groups == 1:
         overlap = any(k > s for k, s in zip(geometry.kernel, geometry.strides, strict=True))
-        operations *= SPREAD if overlap and not filled else SKIPPED
-    return Work(convolution=operations, moved=sizes.x + sizes.y + sizes.w, rearranged=INPUTS * x + y)
+        counted = SPREAD if overlap and not filled else SKIPPED
+    return Work(convolution=counted * operations, moved=sizes.x + sizes.y + sizes.w, rearranged=counted * (INPUTS * x + y))
 
 
 def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
