@@ -22,7 +22,7 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
     naive=0.6e9,
     moved=145e9,
     rearranged=1.6e9,
-    gathered=30e9,
+    gathered=60e9,
     jumps=0.2e9,
     steps=33e3,
     fresh=8e9,
@@ -34,7 +34,6 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
 SLOWER = (1, 2.3, 3.2)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
 VOLUME = 6  # times as long, that a jump takes in three
-COLD = 3  # times that strided convolutions of several dimensions read a g, out of order, that no cache holds
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
 # What other elements count, of those that are moved in order:
 ADDED = 1.2  # for each term of overlap_add
@@ -79,6 +78,7 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     leading = LEADING if geometry.channels_last else 1  # channels that are first are brought there on the way
     transposed = {"filter_grad": sizes.x + leading * sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction]
     pointwise = math.prod(window) == 1  # nothing to gather
+    # Out of order, g is read that no cache holds.
     cold = contraction == "input_grad" and n > 1 and stuffed > 1 and sizes.y * sizes.itemsize >= RATES.fresh_from
     return Work(
         convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
@@ -86,7 +86,7 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
         moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
         steps=1,
-        rearranged=COLD * sizes.y if cold else 0,
+        rearranged=sizes.y if cold else 0,
         temporary={"filter_grad": sizes.x + sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction],
     )
 
@@ -118,12 +118,15 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held * (1 if channels_last else APART)
     if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and is_product(way.forms):
         return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
+    whole = Work(moved=moved)
+    if count == 1 and channels_last and contraction != "transpose":
+        whole = Work(rearranged=held)  # nothing is joined, so that XLA makes a transposition of its own, which is slower than a loop
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms):
             taken = sizes.x + sizes.y if pieces > 1 else 0  # what a piece has of the operands
-            return Work(moved=moved, temporary=(held + taken) // (batches * pieces))
-    return Work(moved=moved, temporary=held)
+            return whole._replace(temporary=(held + taken) // (batches * pieces))
+    return whole._replace(temporary=held)
 
 
 def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
