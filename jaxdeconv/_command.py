@@ -98,8 +98,9 @@ def _dtype(text: str) -> str:
 
 def _described(function: Callable[..., Any]) -> dict[str, str]:
     """The first sentence about each argument, from the docstring; that of torch's conv_transpose1d serves all three."""
-    block = re.search(r"\n    Args:\n(.*?)\n\n", function.__doc__ or "", re.DOTALL)
-    entries = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", block[1] if block else "", re.DOTALL | re.MULTILINE)
+    documentation = inspect.getdoc(function) or ""  # not __doc__, which from Python 3.13 on is less indented
+    block = re.search(r"\nArgs:\n(.*?)\n\n", documentation, re.DOTALL)
+    entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", block[1] if block else "", re.DOTALL | re.MULTILINE)
     return {name: re.split(r"[;.](?:\s|$)", " ".join(text.split()))[0].replace("%", "%%") for name, text in entries}
 
 
