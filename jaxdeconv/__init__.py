@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdeconv import initializers, keras, lax, onnx, streaming, tf, torch
 from jaxdeconv._accelerate import Acceleration, accelerate
-from jaxdeconv._canonicalize import defaults
 from jaxdeconv._convert import convert_filters, fold_batch_norm, fold_weight_norm, unfold_weight_norm
 from jaxdeconv._explain import Explanation, Explanations, explain
 from jaxdeconv._filters import FilterLayout
 from jaxdeconv._lowerings import Implementation
+from jaxdeconv._options import defaults
 from jaxdeconv._tune import load_tuning, tune
 from jaxdeconv._tuning import Tuning
 from jaxdeconv.tf import conv1d_transpose, conv2d_transpose, conv3d_transpose, conv_transpose

@@ -12,8 +12,7 @@ from types import FunctionType
 from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
-from jaxdeconv import _canonicalize as canonicalize
-from jaxdeconv import _jaxprs, _objects
+from jaxdeconv import _jaxprs, _objects, _options
 from jaxdeconv._call import advise
 from jaxdeconv._canonicalize import error
 from jaxdeconv._edit import Editor, How, Row
@@ -50,7 +49,7 @@ def is_accelerated(function: Any) -> bool:
 
 
 def _editor(forward_mode: bool | None, rows: list[Row] | None = None) -> Editor:
-    held = canonicalize.how("accelerate", None, forward_mode)
+    held = _options.how("accelerate", None, forward_mode)
     return Editor(How(held.implementation, bool(held.forward_mode), held.tuning), rows)
 
 
@@ -121,7 +120,7 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
         raise error(
             TypeError, name, "function must be callable", "function", function, "pass a function of jax arrays, as jax.jit takes"
         )
-    canonicalize.how(name, None, forward_mode)
+    _options.how(name, None, forward_mode)
     if is_accelerated(function):
         return function
 

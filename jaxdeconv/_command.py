@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxdeconv
+from jaxdeconv import _canonicalize as canonicalize
 from jaxdeconv._bench import Layer, bench
 from jaxdeconv._drawing import drawing
 
@@ -31,16 +32,6 @@ _CLONE = "`python -m benchmarks`, of published layers and more frameworks, is pa
 _EXIT = """exit status: 0 if all is well, 1 for a layer that the convention rejects or lowerings that disagree, 2 for wrong usage"""
 # Not of a layer on a command line: further operands, and what the commands set themselves, as tune does the implementation.
 _LEFT_OUT = {"bias", "B", "name", "forward_mode"}
-# What each convention calls by its own name.
-_ALIKE = (
-    "input inputs X lhs",
-    "filters weight W rhs kernel",
-    "strides stride",
-    "dilations dilation dilation_rate rhs_dilation",
-    "groups group feature_group_count",
-    "padding pads",
-    "output_shape output_size",
-)
 
 
 def _function(convention: str, arguments: Mapping[str, Any]) -> Callable[..., jax.Array]:
@@ -161,7 +152,7 @@ def _meant(given: Sequence[str], names: Sequence[str]) -> Iterator[str]:
     """Which flags of a convention, whose names these are, are meant by those of others."""
     for flag in (each.split("=")[0] for each in given if each.startswith("--")):
         name = flag[2:].replace("-", "_")
-        alike = next((row.split() for row in _ALIKE if name in row.split() and name not in names), ())
+        alike = next((row for row in canonicalize.ALIKE if name in row and name not in names), ())
         yield from (f"; for {flag} this convention has --{own.replace('_', '-')}" for own in alike if own in names)
 
 

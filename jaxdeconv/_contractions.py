@@ -33,6 +33,8 @@ TYPICAL = 1024
 """What a symbolic size (`jax.export`) counts as in estimates."""
 CONTRACTIONS: Mapping[str, Contraction] = {"x": "input_grad", "w": "filter_grad", "y": "transpose"}
 """What gives each of the three arrays from the other two, which come in the order x, w, y but that y comes before w."""
+TARGETS: Mapping[Contraction, str] = {contraction: name for name, contraction in CONTRACTIONS.items()}
+"""And back."""
 OPERANDS: Mapping[str, tuple[str, str]] = {"x": ("y", "w"), "w": ("x", "y"), "y": ("x", "w")}
 
 

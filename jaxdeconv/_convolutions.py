@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import Call, check_able, conv_transpose, gradient
 from jaxdeconv._contractions import CONTRACTIONS, Options, shapes_of
 from jaxdeconv._filters import LAYOUTS, positions
@@ -228,7 +229,7 @@ def as_floats(x: jax.Array, w: jax.Array, preferred: Any) -> tuple[jax.Array, ja
     """Integers as floats, in which lax multiplies and sums them where that is the preferred type."""
     try:
         dtype = _multiplied(x.dtype, preferred)
-    except TypeError:  # for canonicalize.options to report
+    except TypeError:  # for _options.options to report
         return x, w
     return (x, w) if dtype == x.dtype else (x.astype(dtype), w.astype(dtype))
 
@@ -256,7 +257,7 @@ def prepared(
     precision, preferred = parameters["precision"], parameters["preferred_element_type"]
     like: Any = jax.ShapeDtypeStruct((), _multiplied(lhs.dtype, preferred))  # type: ignore[no-untyped-call]
     how = implementation, forward_mode, tuning
-    options = canonicalize.options(function, like, "conv_general_dilated", precision, preferred, *how)
+    options = _options.options(function, like, "conv_general_dilated", precision, preferred, *how)
     geometry = convolution.geometry
     layout, _ = _stored(convolution.axes_of("w"), geometry.groups, convolution.flipped)
     if convolution.ordinary and mesh_axes({convolution.lhs: lhs, convolution.rhs: rhs}, geometry.spatial_axes, layout):

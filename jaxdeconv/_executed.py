@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdeconv import _jaxprs
-from jaxdeconv._canonicalize import traced_anew
-from jaxdeconv._contractions import CONTRACTIONS, MARK, Contracted, contracted
+from jaxdeconv._contractions import MARK, TARGETS, Contracted, contracted
+from jaxdeconv._options import traced_anew
 
 
 class Executed(NamedTuple):
@@ -54,7 +54,6 @@ def _name(equation: Any) -> str:
 def _executed(seen: list[Contracted], *path: Any) -> Executed:
     *around, equation = path
     found = seen[int(_name(equation).removeprefix(MARK))]
-    (target,) = (name for name, each in CONTRACTIONS.items() if each == found.contraction)
-    mapped, one = equation.outvars[0].aval.shape, getattr(found.form, target).shape
+    mapped, one = equation.outvars[0].aval.shape, getattr(found.form, TARGETS[found.contraction]).shape
     whole, each = (math.prod(size for size in shape if isinstance(size, int)) for shape in (mapped, one))
     return Executed(found, max(1, whole // max(1, each)), tuple(around))

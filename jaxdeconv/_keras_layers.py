@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv.keras import checked_format, checked_padding, conv_transpose
@@ -153,7 +154,7 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
         TypeError: model is no Keras model.
         ValueError: no such implementation, or a model whose class is written in code, which Keras does not clone.
 
-    Example:
+    Examples:
         >>> import os
         >>> os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
         >>> import keras
@@ -162,7 +163,7 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
         >>> type(jaxdeconv.keras.replace(model).layers[0])
         <class 'jaxdeconv._keras_layers.Conv1DTranspose'>
     """
-    canonicalize.how("replace", implementation, forward_mode)
+    _options.how("replace", implementation, forward_mode)
     if not isinstance(model, keras.Model):
         advice = "pass a Sequential or functional model; for one layer there is from_config"
         raise error(TypeError, "replace", "model must be a Keras model", "model", model, advice)
@@ -173,7 +174,14 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
             kind, config = _OURS[kind], config | {"implementation": implementation, "forward_mode": forward_mode}
         return kind.from_config(config)
 
-    copy: Any = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    try:
+        copy: Any = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    except ValueError as cause:
+        rule, advice = (
+            f"model must be one that Keras clones, and it says: {cause}",
+            "make it of our layers, or accelerate a step of it",
+        )
+        raise error(ValueError, "replace", rule, "model", model, advice) from cause
     for copied_weight, weight in zip(copy.weights, model.weights, strict=True):
         copied_weight.assign(keras.ops.copy(weight))
     result: Model = copy

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv import _canonicalize as canonicalize
-from jaxdeconv import _jaxprs
+from jaxdeconv import _jaxprs, _options
 from jaxdeconv._canonicalize import error
-from jaxdeconv._contractions import CONTRACTIONS, OPERANDS, Array, Contracted, Form, case_of, choices_of, contract, device
+from jaxdeconv._contractions import OPERANDS, TARGETS, Array, Contracted, Form, case_of, choices_of, contract, device
 from jaxdeconv._executed import recording
 from jaxdeconv._lowerings import Contraction, Name
 from jaxdeconv._measure import difference, medians, ready, tolerance
@@ -130,7 +130,7 @@ def load_tuning(path: str | os.PathLike[str]) -> Tuning:
     """
     if not isinstance(path, str | os.PathLike):
         raise error(TypeError, "load_tuning", "path must be a string or a path", "path", path, "pass that of what Tuning.save wrote")
-    return canonicalize.tuning_of("load_tuning", "path", os.fspath(path), again=True)
+    return _options.tuning_of("load_tuning", "path", os.fspath(path), again=True)
 
 
 def _on_standard_error(text: str) -> None:
@@ -143,7 +143,7 @@ def _forms(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> It
     Raises:
         ValueError: there is none, and why.
     """
-    with canonicalize.defaults(tuning=Tuning()), recording() as executed:  # what is estimated without, and no file is needed
+    with _options.defaults(tuning=Tuning()), recording() as executed:  # what is estimated without, and no file is needed
         program, _, _ = _jaxprs.traced(function, *arguments, **keywords)
         found = [each.contracted for each in executed(program) if each.contracted.choices]
     unnamed = [each for each in found if each.form.options.implementation is None]
@@ -204,7 +204,7 @@ def _measured(found: Contracted, thorough: bool, rounds: int) -> Measured:
     """One contraction by all lowerings that are worth it."""
     platform, _ = device()
     contraction, sizes, dtype, form, _ = found
-    (target,) = (name for name, each in CONTRACTIONS.items() if each == contraction)
+    target = TARGETS[contraction]
     estimated = choices_of(contraction, sizes, form.options._replace(tuning=None), dtype)[platform]
     able_here = able(contraction, sizes, platform, form.options.axes, measured=True)
     estimates = {name: estimate(name, contraction, sizes, platform) for name in able_here}

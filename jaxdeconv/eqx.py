@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdeconv import _canonicalize as canonicalize
-from jaxdeconv import lax
+from jaxdeconv import _options, lax
 from jaxdeconv._call import biased
 from jaxdeconv._canonicalize import error
 from jaxdeconv._geometry import effective_kernel
@@ -152,7 +152,7 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
         >>> type(jaxdeconv.eqx.replace(model)[0])
         <class 'jaxdeconv.eqx.ConvTranspose1d'>
     """
-    canonicalize.how("replace", implementation, forward_mode)
+    _options.how("replace", implementation, forward_mode)
     if not any(isinstance(node, equinox.Module) for node in jax.tree.leaves(model, is_leaf=lambda n: isinstance(n, equinox.Module))):
         advice = "pass the model itself, or a list or dict of models"
         raise error(TypeError, "replace", "model must have an Equinox module in it", "model", model, advice)

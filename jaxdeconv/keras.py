@@ -13,6 +13,7 @@ import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
@@ -160,7 +161,7 @@ def conv_transpose(
             raise error(ValueError, function, rule, f"inputs.shape[{axis}]", x.shape[axis], advice)
         crops.append((low, high))
     geometry = Geometry(sizes, strides, dilations, tuple(crops), groups, channels_last)
-    options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
+    options = _options.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
     return _conv_transpose(x, w, geometry, options, layout="keras")
 
 

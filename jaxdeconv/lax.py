@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._accelerate import accelerate
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._convolutions import Convolution, as_floats, channels_last, convolve
@@ -142,7 +143,7 @@ def conv_transpose(
     )
 
     x, w = as_floats(x, w, preferred_element_type)
-    options = canonicalize.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
+    options = _options.options(function, x, None, precision, preferred_element_type, implementation, forward_mode)
     of_x, (o, i, *taps), of_y = map(tuple, numbers)
     of_w = (i, o, *taps) if transpose_kernel else (o, i, *taps)
     geometry = Geometry(kernel, strides, dilations, crops, groups, channels_last(of_x, of_y))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._canonicalize import error
 from jaxdeconv._flax import FUNCTION, conv_transpose
 
@@ -144,7 +145,7 @@ def replace(model: Model, *, implementation: str | None = None, forward_mode: bo
         >>> type(jaxdeconv.nnx.replace(model).layers[0])
         <class 'jaxdeconv.nnx.ConvTranspose'>
     """
-    canonicalize.how("replace", implementation, forward_mode)
+    _options.how("replace", implementation, forward_mode)
     if not isinstance(model, nnx.Module):
         raise error(TypeError, "replace", "model must be an NNX module", "model", model, "pass an instance of flax.nnx.Module")
     for _, layer in list(nnx.iter_graph(model)):

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, full_size
@@ -140,7 +141,7 @@ def conv_transpose(
         raise error(ValueError, _FUNCTION, rule, name, value, advice)
     crops = tuple((begin, end - extra) for begin, end, extra in zip(cut[:n], cut[n:], op, strict=True))
     geometry = Geometry(kernel, s, d, crops, group, channels_last=False)
-    options = canonicalize.options(_FUNCTION, x, None, precision, preferred_element_type, implementation, forward_mode)
+    options = _options.options(_FUNCTION, x, None, precision, preferred_element_type, implementation, forward_mode)
     return _conv_transpose(x, w, geometry, options, bias, "onnx")
 
 

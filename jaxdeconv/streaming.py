@@ -27,6 +27,7 @@ from jax import export, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import biased
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
@@ -217,7 +218,7 @@ def init(
         both = f"{(*pair, *pair)} to drop so many at both, or " * (len(pair) == 1)
         raise error(ValueError, function, rule, "crops", crops, f"pass {both}(0, {ke - s}) or None for a causal stream")
     canonicalize.choice(function, "delayed", delayed, (False, True))
-    options = canonicalize.options(function, w, "streaming_step", precision, preferred_element_type, implementation, forward_mode)
+    options = _options.options(function, w, "streaming_step", precision, preferred_element_type, implementation, forward_mode)
     geometry = Geometry(kernel, (s,), (d,), ((pair[0], pair[1]),), groups, channels_last)
 
     static = Static(w, geometry, options._replace(function="streaming.step"), delayed, input_latency=0, skip=0)

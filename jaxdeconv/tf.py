@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, effective_kernel, full_size
@@ -347,7 +348,7 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     geometry = _geometry(
         function, x.shape, w.shape, output_shape, groups, strides, dilations, padding, pads_or_same, channels_last, formats
     )
-    return _conv_transpose(x, w, geometry, canonicalize.options(function, x, *how))
+    return _conv_transpose(x, w, geometry, _options.options(function, x, *how))
 
 
 _COUNTS = {1: "three", 2: "four", 3: "five"}

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdeconv import _canonicalize as canonicalize
+from jaxdeconv import _options
 from jaxdeconv._call import conv_transpose as _conv_transpose
 from jaxdeconv._canonicalize import Precision, error
 from jaxdeconv._geometry import Geometry, full_size
@@ -266,7 +267,7 @@ def _transposed(function: str, n: int, arguments: tuple[Any, ...], how: tuple[An
         output_padding = _output_padding(function, x.shape, least, stride, output_size)
     crops = _crops(function, x.shape, least, stride, padding, output_padding, dilation)
     geometry = Geometry(w.shape[2:], stride, dilation, crops, groups, channels_last=False)
-    options = canonicalize.options(function, x, None, *how)
+    options = _options.options(function, x, None, *how)
     if x.ndim == n + 2:
         return _conv_transpose(x, w, geometry, options, bias, "torch")
     return jnp.squeeze(_conv_transpose(jnp.expand_dims(x, 0), w, geometry, options, bias, "torch"), 0)

@@ -28,6 +28,7 @@ ORDER = [
     "_convolutions",
     "_call",
     "_derivatives",
+    "_options",
     "_canonicalize",
     "_contractions",
 ]
@@ -71,6 +72,12 @@ def test_imports_go_one_way(path):
                 continue
             assert parts[1] in ORDER, f"{path} imports {name}, a front-end"
             assert layer(parts[1]) > layer(own), f"{path} imports {name}, against the reading order"
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_examples_are_shown_as_code(path):
+    """The pages know a section "Examples"; "Example" they show as a quotation."""
+    assert not re.search(r"^ *Example:$", (PACKAGE / path).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", modules(), ids=str)

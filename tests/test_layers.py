@@ -685,6 +685,12 @@ def test_keras_replace():
         y = late(x)
         np.testing.assert_allclose(ours.replace(late)(x), y, atol=1e-5)
 
+    class InCode(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match=r"^replace: model must be one that Keras clones, and it says: .*; make it of our layers"):
+        ours.replace(InCode())
+
 
 def test_keras_lowering_and_forward_mode():
     _, ours = _keras()

@@ -187,6 +187,12 @@ def test_memory_is_taken_only_where_it_is_worth_it():
     assert avoided > 0
 
 
+def test_what_is_brought_into_another_order_is_counted():
+    """Patches where k = s in two dimensions took 0.7 ms by "matmul", 0.17 by "dilated"; F by "polyphase" 0.84, by "matmul" 0.34."""
+    assert select("input_grad", same(3, 24, (6, 16), 6, 6, ndim=2), "cpu") != "matmul"
+    assert select("filter_grad", same(26, 37, (3, 265), 7, 4), "cpu") == "matmul"
+
+
 def test_the_output_holds_less_beside_its_gradients():
     sizes = same(8, 600, (256, 128), 10, 5)  # EnCodec's second: products of 23 MiB, which alone are memory that is kept
     names = [select("transpose", sizes, "cpu", differentiated=each) for each in (False, True)]
