@@ -24,6 +24,7 @@ before it. The second computes less and has to move the result; whichever reache
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
@@ -140,10 +141,9 @@ def joined(products: jax.Array, way: Apart) -> jax.Array:
     return padded(y, _spatial(way.outer, tuple((-before, 0) for before in way.before)))
 
 
-def split(g: jax.Array, way: Apart) -> jax.Array:
+def split(g: jax.Array, way: Apart, patches: Callable[[jax.Array, Geometry], jax.Array]) -> jax.Array:
     """Its adjoint."""
-    g = padded(g, _spatial(way.outer, tuple((before, 0) for before in way.before)))
-    return patches(g, way.outer)
+    return patches(padded(g, _spatial(way.outer, tuple((before, 0) for before in way.before))), way.outer)
 
 
 def is_product(forms: tuple[Form, ...]) -> bool:
@@ -151,10 +151,11 @@ def is_product(forms: tuple[Form, ...]) -> bool:
 
 
 class Bottoms(NamedTuple):
-    """What computes the inner contractions: modules with functions like those of `product` and `dilated`."""
+    """What computes the inner contractions, modules with functions like those of `product` and `dilated`, and patches."""
 
     product: Any = product
     convolution: Any = dilated
+    patches: Callable[[jax.Array, Geometry], jax.Array] = patches
 
 
 GENERAL = Bottoms()
@@ -179,9 +180,9 @@ def input_grad(
     """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
     way = apart(geometry, forms)
     if is_product(forms):
-        x: jax.Array = bottoms.product.input_grad(split(g, way), w, geometry, **keywords)
+        x: jax.Array = bottoms.product.input_grad(split(g, way, bottoms.patches), w, geometry, **keywords)
     else:
-        w, g, n = placed(w, way), split(g, way), geometry.ndim
+        w, g, n = placed(w, way), split(g, way, bottoms.patches), geometry.ndim
         g, w = g.reshape(*g.shape[: n + 1], -1), w.reshape(*w.shape[:n], -1, w.shape[-1])
         x = bottoms.convolution.input_grad(g, w, way.inner, **keywords)
     return x
@@ -193,9 +194,9 @@ def filter_grad(
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
     way = apart(geometry, forms)
     if is_product(forms):
-        w: jax.Array = bottoms.product.filter_grad(x, split(g, way), geometry, **keywords)
+        w: jax.Array = bottoms.product.filter_grad(x, split(g, way, bottoms.patches), geometry, **keywords)
         return w
-    g = split(g, way)
+    g = split(g, way, bottoms.patches)
     n = geometry.ndim
     v = bottoms.convolution.filter_grad(x, g.reshape(*g.shape[: n + 1], -1), way.inner, **keywords)
     return taken(v.reshape(*v.shape[:n], *g.shape[n + 1 :], v.shape[-1]), way, geometry)

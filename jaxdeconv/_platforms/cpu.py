@@ -12,7 +12,7 @@ from jaxdeconv._lowerings._groups import MOST_ON_CPU, at_a_time, per_group
 from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work, total
 from jaxdeconv._lowerings.elementwise import blocks_summed
 from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, is_product, phases
-from jaxdeconv._platforms import cpu_lowerings, cpu_stored
+from jaxdeconv._platforms import cpu_lowerings, cpu_patches, cpu_stored
 from jaxdeconv._platforms.cpu_convolutions import merged
 
 RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
@@ -119,8 +119,8 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and is_product(way.forms):
         return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
     whole = Work(moved=moved)
-    if count == 1 and channels_last and contraction != "transpose":
-        whole = Work(rearranged=held)  # nothing is joined, so that XLA makes a transposition of its own, which is slower than a loop
+    if contraction != "transpose" and count == 1 and channels_last and not cpu_patches.joins_taps(outer):
+        whole = Work(rearranged=held)  # XLA makes a transposition of its own, which is slower than a loop
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms):

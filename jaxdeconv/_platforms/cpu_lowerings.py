@@ -21,7 +21,7 @@ from jaxdeconv._lowerings import mixed
 from jaxdeconv._lowerings._blocks import padded, static
 from jaxdeconv._lowerings._work import Form
 from jaxdeconv._lowerings.elementwise import with_crops
-from jaxdeconv._platforms import cpu_convolutions, cpu_products
+from jaxdeconv._platforms import cpu_convolutions, cpu_patches, cpu_products
 
 FEW = 16  # inputs, up to which the filter is better on the left
 SHORT = 16  # inputs of the last dimension, below which patches with channels first are of runs too short
@@ -31,7 +31,7 @@ ONES_FROM = 32  # channels, from which a product with ones sums faster than XLA'
 IN_CACHE = 2**20  # bytes of the products of one tap, from which a depthwise one of as many channels is made piece by piece
 MOST_FILTER = 2**22  # bytes of a filter, beyond which adding up those of the pieces would take long
 
-BOTTOMS = mixed.Bottoms(cpu_products, cpu_convolutions)
+BOTTOMS = mixed.Bottoms(cpu_products, cpu_convolutions, cpu_patches.patches)
 
 
 def pieces_of(x: tuple[int, ...], patches: int, filter_size: int, itemsize: int) -> tuple[int, int]:

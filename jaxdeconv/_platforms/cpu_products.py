@@ -18,6 +18,7 @@ from jaxdeconv._geometry import Geometry
 
 NARROW = 32  # rows of the filter, up to which products with channels first are better of one item of the batch at a time,
 SAMPLES = 32  # if an item has so many
+NARROWER = 2  # times as many channels as rows, from which x is on the left of those: XLA holds all of the right operand in another order
 LEFT = 128  # inputs, up to which the filter's gradient with channels last has x on the left, although its result is transposed
 
 
@@ -63,9 +64,11 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
     rows, outputs = math.prod(shape), shape[-1]
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
     if not geometry.channels_last and _by_item(rows, channels, x.shape[0], math.prod(x.shape[2:])):
-        several = lax.dot_general(
-            taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1), (((2,), (2,)), ((1,), (0,))), **keywords
-        )
+        taps, x = taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1)
+        if channels > NARROWER * rows:
+            several = lax.dot_general(x, taps, (((2,), (2,)), ((0,), (1,))), **keywords)
+            return jnp.sum(several, 0).T.reshape(*shape, channels)
+        several = lax.dot_general(taps, x, (((2,), (2,)), ((1,), (0,))), **keywords)
         return jnp.sum(several, 0).reshape(*shape, channels)
     if not geometry.channels_last:
         taps, x = taps.reshape(rows, -1), jnp.swapaxes(x, 0, 1).reshape(channels, -1)

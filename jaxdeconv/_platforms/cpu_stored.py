@@ -18,9 +18,10 @@ from jax import lax
 
 from jaxdeconv._filters import LAYOUTS, positions
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import overlap_add, patches
+from jaxdeconv._lowerings._blocks import overlap_add
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._platforms.cpu_lowerings import FEW, wide
+from jaxdeconv._platforms.cpu_patches import patches
 
 
 def keeps_layout(sizes: Sizes, layout: str) -> bool:
