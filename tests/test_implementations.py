@@ -2,6 +2,7 @@
 named, it is the one that runs, or nothing does."""
 
 import itertools
+import re
 import tracemalloc
 from functools import partial
 from typing import get_args
@@ -17,10 +18,10 @@ import jaxdeconv
 from jaxdeconv import _call, _contractions
 from jaxdeconv._executed import recording
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, _groups, candidates, forms_of, unable
+from jaxdeconv._lowerings import UNIFORM, Contraction, Form, Platform, _blocks, _groups, candidates, dilated, forms_of, unable
 from jaxdeconv._lowerings._interior import cut
 from jaxdeconv._lowerings._work import Rates, Sizes, Work
-from jaxdeconv._platforms import ROOMS, cpu_lowerings, cpu_products, cpu_stored, lowering, rates, work
+from jaxdeconv._platforms import ROOMS, cpu_lowerings, cpu_patches, cpu_products, cpu_stored, lowering, rates, work
 
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
 CONTRACTIONS = get_args(Contraction)
@@ -224,6 +225,8 @@ FORMS = {  # of the matrix product: what large and small operands have
     "x on the right": {"LEFT": 0},
     "one item at a time": {"NARROW": 2**60, "SAMPLES": 0},
     "all items at once": {"NARROW": 0},
+    "one item at a time, x on the left": {"NARROW": 2**60, "SAMPLES": 0, "NARROWER": 0},
+    "one item at a time, x on the right": {"NARROW": 2**60, "SAMPLES": 0, "NARROWER": 2**60},
     "patches with channels first": {"SHORT": 0},
     "and with channels last": {"SHORT": 2**60},
     "small pieces": {"MOST_PATCHES": 0, "PIECE": 1},
@@ -330,6 +333,68 @@ def test_operands_are_not_swapped(contraction, layer):
     assert "window={" in text
     assert "rhs_reversal" not in text
     np.testing.assert_allclose(run(*operands), layer.expected(x, w, g)[CONTRACTIONS.index(contraction)], rtol=1e-12, atol=1e-12)
+
+
+UNPADDED = {  # layers, and what XLA is asked for by each contraction in place of no padding
+    "of stride 1": (layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0))), {"input_grad": "0_1x0_0"}),
+    "of a stride": (layers.Layer(2, (13, 13), 2, 3, (2, 3), (1, 2), (1, 1), ((0, 0), (0, 0))), {"input_grad": "0_0x0_1"}),
+    "padded": (layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (1, 0))), {"input_grad": "0_0x1_0"}),
+    "short": (layers.Layer(2, (6, 11), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0))), {}),
+}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("of", UNPADDED)
+def test_convolutions_of_two_dimensions_are_padded(of, channels_last):
+    """XLA on CPU computes those without padding slowly: of jaxlib 0.10, up to 25 times."""
+    layer, padding = UNPADDED[of]
+    layer = layer._replace(channels_last=channels_last)
+    x, w, g = layer.operands()
+    for contraction, operands in {"input_grad": (g, w), "filter_grad": (x, g)}.items():
+        run = partial(
+            lowering(contraction, "dilated", "cpu"), geometry=Geometry(*layer.window), precision=None, preferred_element_type=float
+        )
+        text = jax.jit(run).lower(*operands).compile().as_text()
+        assert re.findall(r"window={[^}]*pad=(\S+?)[ }]", text) == ([padding[contraction]] if contraction in padding else [])
+        expected = layer.expected(x, w, g)[CONTRACTIONS.index(contraction)]
+        np.testing.assert_allclose(run(*operands), expected, rtol=1e-12, atol=1e-12, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["2-D", "forms"])
+def test_padded_convolutions_are_the_oracle(kind, monkeypatch):
+    monkeypatch.setattr(dilated, "LONG", 0)
+    test_each_is_the_oracle(kind, "dilated", "cpu")
+
+
+JOINED = [  # kernel, strides, dilations, crops: all taps of an input reach the same block
+    ((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0))),
+    ((3, 2), (4, 3), (1, 2), ((0, 3), (0, 1))),
+    ((2, 3, 2), (2, 3, 2), (1, 1, 1), ((0, 0), (0, 1), (4, -2))),
+    ((1, 2, 1), (3, 2, 2), (1, 1, 1), ((-2, 0), (0, 0), (0, 0))),
+]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("kernel", "strides", "dilations", "crops"), JOINED)
+def test_taps_that_are_joined(kernel, strides, dilations, crops, channels_last):
+    """Where patches are a transposition, which XLA on CPU computes slowly, the taps are slices that are joined."""
+    geometry = Geometry(kernel, strides, dilations, crops, 1, channels_last)
+    inputs = (2, *(5,) * len(kernel), 1) if channels_last else (2, 1, *(5,) * len(kernel))
+    g = np.random.default_rng(0).standard_normal(geometry.output_shape(inputs, (*kernel, 3, 1)))
+    assert cpu_patches.joins_taps(geometry)
+    np.testing.assert_array_equal(jax.jit(partial(cpu_patches.patches, geometry=geometry))(g), _blocks.patches(g, geometry))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_joined_taps_of_gradients(channels_last):
+    """C and F of k = s in several dimensions, on CPU only: XLA for TPU and GPU fuses the transposition."""
+    layer = layers.Layer(2, (3, 4), 2, 3, (2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 1, channels_last)
+    x, w, g = layer.operands()
+    for contraction, operands in {"input_grad": (g, w), "filter_grad": (x, g)}.items():
+        for platform, joined in (("cpu", True), ("tpu", False)):
+            keywords = {"layer": layer, "name": "matmul", "platform": platform, "precision": None, "preferred_element_type": float}
+            names = [each.primitive.name for each in jax.make_jaxpr(partial(within, contraction, **keywords))(*operands).eqns]
+            assert ("concatenate" in names) == joined
 
 
 NARROW = [

@@ -23,7 +23,7 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
     moved=145e9,
     rearranged=1.6e9,
     gathered=60e9,
-    jumps=0.2e9,
+    jumps=0.16e9,
     steps=33e3,
     fresh=8e9,
     fresh_from=2**25,  # the largest block that glibc keeps for reuse
@@ -39,8 +39,7 @@ MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one 
 ADDED = 1.2  # for each term of overlap_add
 TRANSPOSED = 4
 LEADING = 3  # times as long: g of a filter gradient by convolution, whose channels become the batch
-COPIED = 5  # in runs, as patches are; with channels first these are
-APART = 1.25  # times as slow
+COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
 SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
@@ -115,7 +114,7 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     count = terms(outer)
     if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
         return Work()
-    moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held * (1 if channels_last else APART)
+    moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held
     if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and is_product(way.forms):
         return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
     whole = Work(moved=moved)

@@ -48,4 +48,5 @@ def _of_dimensions(g: jax.Array, geometry: Geometry, first: int) -> jax.Array:
         blocks = g.reshape(*g.shape[:axis], -1, s, g.shape[-1])
         return lax.slice_in_dim(blocks, run.phase, run.phase + (run.taps - 1) * d + 1, d, axis + 1)
     taps = [lax.slice_in_dim(g, run.phase + tap * d, None, s, axis) for tap in range(run.taps)]
-    return jnp.stack([_of_dimensions(tap, geometry, first + 1) for tap in taps], geometry.ndim + 1 if last else 0)
+    place = geometry.ndim + 1 if last else 0
+    return lax.concatenate([lax.expand_dims(_of_dimensions(tap, geometry, first + 1), [place]) for tap in taps], place)
