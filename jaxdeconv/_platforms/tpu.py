@@ -30,7 +30,7 @@ LANES = 128
 SUBLANES = 8
 FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes, or taps
 LONG = 1024  # inputs from which XLA makes parts of the signal items of the batch, if that does not fill the sublanes
-PARTED = 5  # times as much is F where the batch does not fill the sublanes: in one dimension, and operations in three with a stride
+PARTED = 5  # times as much gradients take where the batch does not fill the sublanes: of one dimension, and F in three with a stride
 SPREAD = 1.25  # times as much T takes,
 SKIPPED = 0.4  # but less where the batch fills the sublanes, or where no taps overlap
 INPUTS = 1.5  # times that an input is rearranged; an output is once,
@@ -70,7 +70,9 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
     few = contraction == "transpose" and features < FEW_CHANNELS  # then several taps are one tile
     tiles = (min(sizes.taps, 2 * _tiles(sizes.taps * features)) if few else sizes.taps * _tiles(features)) * _tiles(columns) * groups
     filled = sizes.batch >= SUBLANES
-    if contraction == "filter_grad":
+    # Of one dimension C is with F: their products share the patches.
+    parted = contraction != "transpose" and geometry.ndim == 1 and max(geometry.dilations) == 1 and not filled
+    if contraction == "filter_grad" or parted:
         rows = sizes.batch * inputs * (PARTED if geometry.ndim > 2 and max(geometry.strides) > 1 and not filled else 1)
     else:
         positions = math.prod(sizes.lengths) if contraction == "transpose" else inputs
@@ -81,7 +83,7 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
     if contraction == "transpose" and groups == 1:
         overlap = any(k > s for k, s in zip(geometry.kernel, geometry.strides, strict=True))
         counted = SPREAD if overlap and not filled else SKIPPED
-    elif contraction == "filter_grad" and geometry.ndim == 1 and not filled:
+    elif parted:
         counted = PARTED
     return Work(convolution=counted * operations, moved=sizes.x + sizes.y + sizes.w, rearranged=counted * (INPUTS * x + y))
 
