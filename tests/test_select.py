@@ -153,6 +153,8 @@ def test_layers_that_were_slow_on_tpu():
         for batch, name in ((1, "matmul"), (4, "matmul"), (16, "dilated")):
             assert select(contraction, same(batch, 640, (256, 128), 16, 8, itemsize=2), "tpu") == name
         assert select(contraction, same(1, 16, (256, 128), 4, 2, ndim=2, itemsize=2), "tpu") == "dilated"
+    few = same(5, 2655, (854, 12), 5, 5, itemsize=2)
+    assert [select(contraction, few, "tpu") for contraction in ("input_grad", "filter_grad")] == ["dilated", "matmul"]
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
     few = contraction == "transpose" and features < FEW_CHANNELS  # then several taps are one tile
     tiles = (min(sizes.taps, 2 * _tiles(sizes.taps * features)) if few else sizes.taps * _tiles(features)) * _tiles(columns) * groups
     filled = sizes.batch >= SUBLANES
-    # Of one dimension C is with F: their products share the patches.
-    parted = contraction != "transpose" and geometry.ndim == 1 and max(geometry.dilations) == 1 and not filled
+    # Of one dimension C is with F, since their products share the patches, but for few outputs, whose patches fill no lanes.
+    with_f = contraction == "filter_grad" or (contraction == "input_grad" and sizes.out_channels >= FEW_CHANNELS)
+    parted = with_f and geometry.ndim == 1 and max(geometry.dilations) == 1 and not filled
     if contraction == "filter_grad" or parted:
         rows = sizes.batch * inputs * (PARTED if geometry.ndim > 2 and max(geometry.strides) > 1 and not filled else 1)
     else:
