@@ -77,15 +77,12 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     leading = LEADING if geometry.channels_last else 1  # channels that are first are brought there on the way
     transposed = {"filter_grad": sizes.x + leading * sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction]
     pointwise = math.prod(window) == 1  # nothing to gather
-    # Out of order, g is read that no cache holds.
-    cold = contraction == "input_grad" and n > 1 and stuffed > 1 and sizes.y * sizes.itemsize >= RATES.fresh_from
     return Work(
         convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
         gathered=0 if pointwise else gathered,
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
         moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
         steps=1,
-        rearranged=sizes.y if cold else 0,
         temporary={"filter_grad": sizes.x + sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction],
     )
 
