@@ -1,14 +1,18 @@
 """Programs compiled for GPUs that are not here, and what the compiled text says: calls of cuDNN, matrix products. Runs nothing.
 
+    python -m compiler_tests.gpu [--random N --seed S] [--loop]
+
 Needs the package jax[cuda13], and neither a driver nor a GPU. Which algorithm of cuDNN, or for a matrix product, is used is chosen by
 timing them on the GPU, so nothing here says how long anything takes.
 """
 
+import argparse
 import functools
 import importlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +22,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from benchmarks.compare import progress
-from benchmarks.layers import LAYERS, Layer
+from benchmarks.layers import LAYERS, Layer, random_layers
 from benchmarks.peers import lax_transposed, transposed, with_gradients
 from benchmarks.tables import table
 
 CARDS = ("h200", "a100")
+FLOPS = 2e9  # the most of a random layer
+TRIPS = 3  # of a loop
 
 
 @functools.cache
@@ -67,7 +73,7 @@ class Program:
         for line in text.splitlines():
             if start := re.match(r"(?:ENTRY )?%([\w.\-]+) \(.*\{$", line):
                 inside = self.computations[start[1]] = {}
-            elif found := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = \(?(\w+)\[.*? ([\w\-]+)\((.*?)\)", line):
+            elif found := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = \(*(\w+)\[.*? ([\w\-]+)\((.*?)\)", line):
                 inside[found[1]] = Instruction(found[3], found[2], tuple(re.findall(r"%([\w.\-]+)", found[4])), line)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Instruction], Instruction]]:
@@ -159,28 +165,60 @@ def _described(found: Sequence[Product]) -> str:
     return ", ".join(f"{count} {name}" if count > 1 else name for name, count in sorted(Counter(names).items())) or "loops"
 
 
+Function = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def looped(function: Function) -> Function:
+    """The function of each of several x in turn, and one filter: its gradients are a loop too, which sums the filter's."""
+    return lambda x, w: jax.lax.map(lambda each: function(each, w), x)
+
+
+def looped_shapes(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Of what a loop takes: of x and w, and with gradients of y's cotangent."""
+    return [shape if index == 1 else (TRIPS, *shape) for index, shape in enumerate(shapes)]
+
+
+def _faults_of(compiled: Callable[[], str], layer: Layer, dtype: str) -> tuple[list[str], str]:
+    """The faults of a program, and what its products are; a program that does not compile has that fault."""
+    try:
+        text = compiled()
+    except jax.errors.JaxRuntimeError as error:
+        return [f"does not compile: {str(error).splitlines()[0]}"], "no program"
+    return faults(text, layer, dtype), _described(products(text))
+
+
 def main() -> None:
     """Prints the tables of docs/gpu.md: what the layers become on the first card, by jaxdeconv and by lax with JAX's autodiff."""
+    parser = argparse.ArgumentParser(prog="python -m compiler_tests.gpu", description=main.__doc__)
+    parser.add_argument("--random", type=int, metavar="N", help="instead of published layers, N random ones")
+    parser.add_argument("--seed", type=int, default=0, help="of the random ones (default 0)")
+    parser.add_argument("--loop", action="store_true", help="each layer in the body of a loop")
+    arguments = parser.parse_args()
+    layers = random_layers(arguments.random, arguments.seed, FLOPS) if arguments.random else LAYERS
+    inside, shaped = (looped, looped_shapes) if arguments.loop else (lambda function: function, list)
     counts, shown = Counter[tuple[str, str, str]](), []
-    for index, layer in enumerate(LAYERS):
+    for index, layer in enumerate(layers):
         lax_filter = (*layer.kernel, layer.in_channels // layer.groups, layer.out_channels)
         row = [layer.name]
         for name, function, w_shape in (("jaxdeconv", transposed(layer), layer.w_shape), ("lax", lax_transposed(layer), lax_filter)):
             for mode, timed, shapes in (
-                ("forward", function, (layer.x_shape, w_shape)),
-                ("train", with_gradients(function), (layer.x_shape, w_shape, layer.y_shape)),
+                ("forward", inside(function), (layer.x_shape, w_shape)),
+                ("train", with_gradients(inside(function)), (layer.x_shape, w_shape, layer.y_shape)),
             ):
                 for dtype in _DTYPES:
-                    text = compiled_text(CARDS[0], timed, shapes, dtype)
-                    counts[name, mode, dtype] += bool(faults(text, layer, dtype))
-            row.append(_described(products(text)))
+                    found, made = _faults_of(partial(compiled_text, CARDS[0], timed, shaped(shapes), dtype), layer, dtype)
+                    counts[name, mode, dtype] += bool(found)
+                    if found and name == "jaxdeconv":
+                        print(f"{layer}, {mode}, {dtype}: {'; '.join(found)}", flush=True)
+            row.append(made)
         if layer.name in SHOWN:
             shown.append(row)
-        progress(index, len(LAYERS), layer.name)
+        progress(index, len(layers), layer.name)
     columns = [(mode, dtype) for mode in ("forward", "train") for dtype in _DTYPES]
-    rows = [[name, *(f"{counts[name, *column]} of {len(LAYERS)}" for column in columns)] for name in ("jaxdeconv", "lax")]
+    rows = [[name, *(f"{counts[name, *column]} of {len(layers)}" for column in columns)] for name in ("jaxdeconv", "lax")]
     print(table(["layers with a fault", *(" ".join(column) for column in columns)], rows), end="\n\n")
-    print(table(["train bfloat16", "jaxdeconv", "lax"], shown))
+    if shown:
+        print(table(["train bfloat16", "jaxdeconv", "lax"], shown))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,14 @@ def test_what_cudnn_has_no_call_for_is_a_product_on_gpu():
     assert [select(contraction, extended, "gpu") for contraction in CONTRACTIONS] == ["matmul", "dilated", "matmul"]
 
 
+def test_a_plane_of_fewer_inputs_than_taps_is_a_product_on_gpu():
+    """XLA exchanges the operands of such a convolution of two dimensions alone."""
+    for ndim, chosen in ((1, "dilated"), (2, "matmul"), (3, "dilated")):
+        geometry = Geometry((5,) * ndim, (2,) * ndim, (1,) * ndim, ((2, 2),) * ndim, 1, channels_last=True)
+        sizes = Sizes(geometry, 8, (4,) * ndim, 64, 32, 2)
+        assert select("transpose", sizes, "gpu") == chosen
+
+
 def test_a_convolution_with_fewer_inputs_than_taps_is_a_scalar_loop_on_cpu():
     """XLA swaps its operands, and T with a stride stays so: eight inputs and sixteen taps took 15 times as long as sixteen inputs."""
     for size, loops in ((8, True), (16, False)):

@@ -26,9 +26,24 @@ RATES = Rates(  # in a second, of the order of an H200's data sheet; not measure
 )
 
 
+def _is_swapped(contraction: Contraction, sizes: Sizes) -> bool:
+    """Whether XLA exchanges the operands: those of a convolution of two dimensions whose window has more samples than the signal.
+
+    In one and three dimensions cuDNN could not take what that makes, which XLA asks first.
+    """
+    signal, window = {
+        "transpose": (sizes.spatial, sizes.geometry.kernel),
+        "input_grad": (sizes.lengths, sizes.geometry.kernel),
+        "filter_grad": (sizes.lengths, sizes.spatial),
+    }[contraction]
+    return len(signal) == 2 and sizes.geometry.groups == 1 and math.prod(window) > math.prod(signal)
+
+
 def _is_one_of_cudnn(contraction: Contraction, sizes: Sizes) -> bool:
     """Whether XLA makes of the convolution the cuDNN call of this contraction, with the window of the filter and nothing stuffed."""
     geometry = sizes.geometry
+    if _is_swapped(contraction, sizes):
+        return False
     undilated, unstrided = (all(each == 1 for each in several) for several in (geometry.dilations, geometry.strides))
     crops = list(zip(geometry.crops, geometry.strides, geometry.effective_kernels, strict=True))
     within = all(lo >= 0 and hi > -s for (lo, hi), s, _ in crops)
