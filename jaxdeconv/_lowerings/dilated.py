@@ -27,7 +27,6 @@ from jaxdeconv._filters import LAYOUTS, positions, regrouped
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import padded, static
 
-
 LONG = 12  # results in a dimension, from which one more costs little
 
 

@@ -18,7 +18,7 @@ from jaxdeconv._geometry import Geometry
 
 NARROW = 32  # rows of the filter, up to which products with channels first are better of one item of the batch at a time,
 SAMPLES = 32  # if an item has so many
-NARROWER = 2  # times as many channels as rows, from which x is on the left of those: XLA holds all of the right operand in another order
+NARROWER = 2  # times as many channels as rows, above which x is on the left of these: XLA reorders all of the other operand
 LEFT = 128  # inputs, up to which the filter's gradient with channels last has x on the left, although its result is transposed
 
 
