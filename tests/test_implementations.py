@@ -338,7 +338,10 @@ def test_operands_are_not_swapped(contraction, layer):
 UNPADDED = {  # layers, and what XLA is asked for by each contraction in place of no padding
     "of stride 1": (layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0))), {"input_grad": "0_1x0_0"}),
     "of a stride": (layers.Layer(2, (13, 13), 2, 3, (2, 3), (1, 2), (1, 1), ((0, 0), (0, 0))), {"input_grad": "0_0x0_1"}),
-    "padded": (layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (1, 0))), {"input_grad": "0_0x1_0"}),
+    "padded": (
+        layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (1, 0))),
+        {"input_grad": "0_0x1_0", "filter_grad": "0_0x1_0"},
+    ),
     "short": (layers.Layer(2, (6, 11), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0))), {}),
 }
 

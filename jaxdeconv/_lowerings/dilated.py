@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from jaxdeconv._filters import LAYOUTS, positions, regrouped
-from jaxdeconv._geometry import Geometry
+from jaxdeconv._geometry import Geometry, effective_kernel
 from jaxdeconv._lowerings._blocks import padded, static
 
 LONG = 12  # results in a dimension, from which one more costs little
@@ -89,12 +89,12 @@ def _convolution(
             lhs = padded(lhs, [(*widths.get(axis, (0, 0)), 0) for axis in range(lhs.ndim)])
             lhs = lax.optimization_barrier(lhs)  # type: ignore[no-untyped-call]
             padding = [(0, 0)] * len(padding)
-        if len(padding) == 2 and not any(map(any, padding)) and _is_window(lhs_dilation, lhs, rhs, of_rhs):
-            reached = [(rhs.shape[axis] - 1) * dilation for axis, dilation in zip(of_rhs, rhs_dilation, strict=True)]
-            beyond = [lhs.shape[axis] - reach for axis, reach in zip(of_lhs, reached, strict=True)]
-            longest = max(range(2), key=lambda dimension: (window_strides[dimension] > 1, beyond[dimension]))
-            if beyond[longest] >= LONG * window_strides[longest]:
-                padding[longest], more[of_y[2 + longest]] = (0, 1), int(beyond[longest] % window_strides[longest] == 0)
+        if not any(map(any, padding)) and set(lhs_dilation) == {1}:
+            windows = [effective_kernel(rhs.shape[axis], dilation) for axis, dilation in zip(of_rhs, rhs_dilation, strict=True)]
+            spans = list(zip((lhs.shape[axis] for axis in of_lhs), windows, strict=True))
+            if (found := _zero_behind(spans, window_strides)) is not None:
+                dimension, count = found
+                padding[dimension], more[of_y[2 + dimension]] = (0, 1), count
         lhs, rhs = lhs.transpose(batch, *of_lhs, features), rhs.transpose(*of_rhs, inputs, outputs)
         last = lhs.ndim - 1
         numbers = lax.ConvDimensionNumbers((0, last, *range(1, last)), (last, last - 1, *range(last - 1)), (0, last, *range(1, last)))
@@ -121,9 +121,19 @@ def _is_shorter(lhs: jax.Array, of_lhs: Sequence[int], rhs: jax.Array, of_rhs: S
     return known and math.prod(lhs.shape[axis] for axis in of_lhs) < math.prod(rhs.shape[axis] for axis in of_rhs)
 
 
-def _is_window(lhs_dilation: Sequence[int], lhs: jax.Array, rhs: jax.Array, of_rhs: Sequence[int]) -> bool:
-    """Whether a window of several taps goes over samples as they are, of sizes that are known."""
-    return set(lhs_dilation) == {1} and static(lhs) and static(rhs) and math.prod(rhs.shape[axis] for axis in of_rhs) > 1
+def _zero_behind(spans: Sequence[tuple[Any, Any]], strides: Sequence[int]) -> tuple[int, int] | None:
+    """The dimension in which a zero follows the samples, and how many results more that makes; None if there is none.
+
+    Of an unpadded convolution of two dimensions, whose samples and window span so many. With a stride it mostly makes none.
+    """
+    known = all(isinstance(each, int) for span in spans for each in span)
+    if len(spans) != 2 or not known or all(window == 1 for _, window in spans):
+        return None
+    beyond = [samples - window + 1 for samples, window in spans]
+    dimension = max(range(2), key=lambda each: (strides[each] > 1, beyond[each]))
+    if beyond[dimension] < LONG * strides[dimension]:
+        return None
+    return dimension, int(beyond[dimension] % strides[dimension] == 0)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "tf", **keywords: Any) -> jax.Array:
