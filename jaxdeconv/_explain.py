@@ -247,10 +247,10 @@ def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> E
                                   tpu  matmul    39,798 cycles  rearranging            1,310,720
           C, the input gradient   cpu  matmul         0.833 ms  matrix products        1,310,720
                                   gpu  dilated      0.00751 ms  convolutions                   0
-                                  tpu  dilated   34,265 cycles  rearranging                    0
+                                  tpu  matmul    30,696 cycles  rearranging            1,310,720
           F, the filter gradient  cpu  matmul         0.843 ms  matrix products        1,310,720
                                   gpu  dilated      0.00751 ms  convolutions                   0
-                                  tpu  dilated   26,585 cycles  rearranging                    0
+                                  tpu  matmul    30,696 cycles  rearranging            1,310,720
           cpu: as on the two cores that its rates are fitted to; gpu: never measured, and no start of a program is counted;
           tpu: its compiler's estimates for one v5e
           On CPU T, C and F take 2.48 ms, about alike, and 83% of that is matrix products; most of the time is arithmetic, so
