@@ -44,7 +44,6 @@ DENSE = (  # one convolution or matrix product each for T, C and F
 )
 DEPTHWISE = ("mimi.upsample.b1", "bigvgan.stage1.b1", "bigvgan.stage3.b8", "fcn.upscore8.b1", "dla.up.b8")  # also as loops
 OTHER_LAYOUT = ("hifigan.up2.b16", "istft.b1", "dcgan.up4.b16", "grouped.2d.b8", "dla.up.b8", "dilated.1d.s2d3.b4", "unet3d.k3.b1")
-LOOPED = OTHER_LAYOUT
 OLDER_CARD = ("hifigan.up2.b16", "istft.b1", "dcgan.up4.b16", "grouped.1d.b8", "dla.up.b8", "vnet.up3.b2")
 
 
@@ -104,7 +103,7 @@ def test_older_card(name, dtype):
     check("a100", ALL[name], dtype)
 
 
-@pytest.mark.parametrize("name", LOOPED)
+@pytest.mark.parametrize("name", OTHER_LAYOUT)
 def test_loops(name):
     """The body of a loop over several inputs, and that of its gradients, in both of which the filter stays the same."""
     layer = ALL[name]

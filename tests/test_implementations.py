@@ -285,6 +285,17 @@ def test_products_of_narrow_filters_are_of_one_item_at_a_time(batch, width, chan
     assert found == [batched] * 3
 
 
+@pytest.mark.parametrize(("channels", "left"), [(40, 40), (18, 9), (3, 9)])
+def test_narrow_filter_gradients_have_x_on_the_left(channels, left):
+    """With channels first and three taps of three channels, where x has more than twice as many as these nine."""
+    layer = layers.Layer(3, (50,), channels, 3, (3,), (1,), (1,), ((1, 1),), 1, channels_last=False)
+    x, _, g = layer.operands()
+    keywords = {"layer": layer, "name": "matmul", "platform": "cpu", "precision": None, "preferred_element_type": np.dtype(float)}
+    traced = jax.make_jaxpr(partial(within, "filter_grad", **keywords))(x, g)
+    (product,) = (each for each in traced.eqns if each.primitive.name == "dot_general")
+    assert left in product.invars[0].aval.shape
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize(("batch", "channels_last"), [(1, True), (2, False), (6, True), (30, False)])
 def test_patches_in_pieces(batch, channels_last, monkeypatch):
@@ -302,6 +313,7 @@ def test_patches_in_pieces(batch, channels_last, monkeypatch):
     )
     text = jax.jit(filter_grad).lower(x, g).compile().as_text()
     assert "while(" in text
+    assert "sign(" not in text  # of // and %, which would be computed for every element
     np.testing.assert_allclose(filter_grad(x, g), layer.expected(x, w, g)[2], rtol=1e-12)
     sizes, patches = sizes_of(layer), batch * 13 * 3 * 6 * 3
     batches, pieces = batch, 7  # of two inputs each

@@ -105,17 +105,16 @@ def _in_pieces(whole: Callable[..., jax.Array], x: jax.Array, g: jax.Array, geom
     images, inputs, (lo, hi) = x.shape[0] // batches, -(-x.shape[axis] // pieces), geometry.crops[0]
     filled = inputs * pieces - x.shape[axis]
     reached = (inputs - 1) * s + geometry.effective_kernels[0]  # the outputs of the inputs of a piece
-    one = replace(geometry, crops=((0, 0), *geometry.crops[1:]))  # of a piece of images, whose crops are in what is taken
+    one = replace(geometry, crops=((0, 0), *geometry.crops[1:])) if pieces > 1 else geometry
 
     def piece(index: Any) -> jax.Array:
         index = jnp.asarray(index)
         # Not by // and %, whose rules for signs XLA computes again for every element of the patches.
         image, part = (operation(index, jnp.asarray(pieces, index.dtype)) for operation in (lax.div, lax.rem))
-        if pieces == 1:
-            return whole(*(lax.dynamic_slice_in_dim(a, image * images, images, 0) for a in (x, g)), geometry)
-        of_images = (image * images, images)
-        taken_x = _taken(x, of_images, axis, part * inputs, inputs, (0, filled))
-        taken_g = _taken(g, of_images, axis, part * inputs * s - lo, reached, (lo, hi + filled * s))
+        taken_x, taken_g = (lax.dynamic_slice_in_dim(a, image * images, images, 0) for a in (x, g))
+        if pieces > 1:
+            taken_x = _taken(taken_x, axis, part * inputs, inputs, (0, filled))
+            taken_g = _taken(taken_g, axis, part * inputs * s - lo, reached, (lo, hi + filled * s))
         return whole(taken_x, taken_g, one)
 
     # The first is before the loop, and not zeros, so that what the loop carries varies over mesh axes as its results do.
@@ -123,17 +122,12 @@ def _in_pieces(whole: Callable[..., jax.Array], x: jax.Array, g: jax.Array, geom
     return w
 
 
-def _taken(a: jax.Array, images: tuple[Any, int], axis: int, start: Any, size: int, beyond: tuple[int, int]) -> jax.Array:
-    """Of some images, so many along an axis from a start that is no constant. Outside are zeros, at most so many at each end."""
+def _taken(a: jax.Array, axis: int, start: Any, size: int, beyond: tuple[int, int]) -> jax.Array:
+    """So many along an axis from a start that is no constant. Before the first and after the last are zeros, at most so many."""
     inside = min(size, a.shape[axis])
     at = jnp.clip(start, 0, a.shape[axis] - inside)
-    starts: list[Any] = [0] * a.ndim
-    starts[0], starts[axis] = images[0], at
-    sizes = [images[1], *a.shape[1:]]
-    sizes[axis] = inside
     around = [(*beyond, 0) if each == axis else (0, 0, 0) for each in range(a.ndim)]
-    taken = lax.dynamic_slice(a, starts, sizes)
-    return lax.dynamic_slice_in_dim(padded(taken, around), start - at + beyond[0], size, axis)
+    return lax.dynamic_slice_in_dim(padded(lax.dynamic_slice_in_dim(a, at, inside, axis), around), start - at + beyond[0], size, axis)
 
 
 def wide(a: jax.Array, preferred_element_type: Any, **unused: Any) -> jax.Array:

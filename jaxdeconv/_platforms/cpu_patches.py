@@ -35,18 +35,13 @@ def _of_dimensions(g: jax.Array, geometry: Geometry, first: int) -> jax.Array:
     last = geometry.channels_last
     if first == geometry.ndim:
         return g if last else jnp.swapaxes(g, 0, 1)
-    (run,) = geometry.runs[first]
-    axis, s, d = geometry.spatial_axes[first], geometry.strides[first], geometry.dilations[first]
-    extra, surplus = geometry.extra_blocks[first], geometry.surplus[first]
-
-    def widened(a: jax.Array, low: int, high: int) -> jax.Array:
-        return padded(a, [(low, high, 0) if each == axis else (0, 0, 0) for each in range(a.ndim)])
-
-    # So many blocks as there are inputs, of s outputs each.
-    g = widened(g, -run.block * s, (run.block - extra) * s + surplus)
+    axis, s, d, (lo, hi) = geometry.spatial_axes[first], geometry.strides[first], geometry.dilations[first], geometry.crops[first]
+    # With the crops, so many blocks of s outputs as there are inputs: ke is at most s, since all taps reach one block.
+    beyond = hi + s - geometry.effective_kernels[first]
+    g = padded(g, [(lo, beyond, 0) if each == axis else (0, 0, 0) for each in range(g.ndim)])
     if last and first == geometry.ndim - 1:
         blocks = g.reshape(*g.shape[:axis], -1, s, g.shape[-1])
-        return lax.slice_in_dim(blocks, run.phase, run.phase + (run.taps - 1) * d + 1, d, axis + 1)
-    taps = [lax.slice_in_dim(g, run.phase + tap * d, None, s, axis) for tap in range(run.taps)]
+        return lax.slice_in_dim(blocks, 0, geometry.effective_kernels[first], d, axis + 1)
+    taps = [lax.slice_in_dim(g, tap * d, None, s, axis) for tap in range(geometry.kernel[first])]
     place = geometry.ndim + 1 if last else 0
     return lax.concatenate([lax.expand_dims(_of_dimensions(tap, geometry, first + 1), [place]) for tap in taps], place)
