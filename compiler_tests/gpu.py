@@ -64,6 +64,12 @@ class Instruction(NamedTuple):
         found = self.attribute(rf"window={{[^}}]*\b{name}=([\dx]+)")
         return tuple(map(int, found.split("x"))) if found else ()
 
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """Of the result of a convolution, in each dimension."""
+        sizes, labels = self.attribute(r" = \w+\[([\d,]*)\]") or "", self.attribute(r"dim_labels=\S*->(\w+)") or ""
+        return tuple(int(size) for label, size in sorted(zip(labels, sizes.split(","), strict=True)) if label.isdigit())
+
 
 class Program:
     """A compiled text, by computation and name."""
@@ -104,10 +110,44 @@ class Product(NamedTuple):
     stuffed: bool  # with zeros between the elements of an operand
 
 
+_FUSED = {"fprop": "convForward", "dgrad": "convBackwardInput", "wgrad": "convBackwardFilter"}
+
+
+def _fused(program: Program) -> list[tuple[dict[str, Instruction], Product]]:
+    """The convolutions of cuDNN's fusions, and the computation of each.
+
+    They are written as XLA's: strides of gradients are dilations, and the window of the filter's gradient is all of the signal.
+    """
+    found = []
+    for caller, fusion in program:
+        if "__cudnn$fusion" not in fusion.line:
+            continue
+        computation = program.computations[fusion.attribute(r"(?:calls=|called_computations={)%([\w.\-]+)") or ""]
+        outside = any(program.stuffed(caller, operand) for operand in fusion.operands)
+        for each in computation.values():
+            kind = _FUSED.get(each.attribute(r"convolution_kind=(\w+)") or "")
+            if kind is None:
+                continue
+            size, stride, of_lhs, of_rhs = (each.window(name) for name in ("size", "stride", "lhs_dilate", "rhs_dilate"))
+            window, strides, dilations, spread = {
+                "convForward": (size, stride, of_rhs, of_lhs),
+                "convBackwardInput": (size, of_lhs, of_rhs, ()),
+                "convBackwardFilter": (each.samples, of_rhs, stride, of_lhs),
+            }[kind]
+            stuffed = outside or spread != () or any(program.stuffed(computation, operand) for operand in each.operands)
+            dtypes = frozenset(computation[operand].dtype for operand in each.operands)
+            found.append((computation, Product(kind, dtypes, window, strides, dilations, stuffed)))
+    return found
+
+
 def products(text: str) -> list[Product]:
     """Every convolution and matrix product of a program."""
-    program, found = Program(text), []
+    program = Program(text)
+    fused = _fused(program)
+    found = [product for _, product in fused]
     for computation, each in program:
+        if each.opcode == "convolution" and any(computation is of_fusion for of_fusion, _ in fused):
+            continue
         target = each.attribute(r'custom_call_target="(.*?)"') or ""
         if each.opcode not in ("convolution", "dot") and not re.search("conv|gemm|cublas", target):
             continue
