@@ -42,6 +42,7 @@ LEADING = 3  # times as long: g of a filter gradient by convolution, whose chann
 COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
+IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
 SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
 SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 
@@ -120,6 +121,8 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
         if is_product(way.forms):
+            if batches * pieces > 1:
+                whole = Work(*(IN_LOOP * amount for amount in whole))
             taken = sizes.x + sizes.y if pieces > 1 else 0  # what a piece has of the operands
             return whole._replace(temporary=(held + taken) // (batches * pieces))
     return whole._replace(temporary=held)
