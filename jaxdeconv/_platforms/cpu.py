@@ -42,9 +42,9 @@ LEADING = 3  # times as long: g of a filter gradient by convolution, whose chann
 COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
+SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
 SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
-SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 
 
 def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
