@@ -16,13 +16,14 @@ FUSION = 'fusion(%a, %b), kind=kCustom, calls=%of_cudnn, backend_config={"fusion
 CALL = 'custom-call(%a, %b), custom_call_target="__cudnn$fusion", called_computations={%of_cudnn}'
 
 
-def text(of, *, how=FUSION, kind=None, a="parameter(0)"):
+def text(of, *, how=FUSION, kind=None, a="parameter(0)", inside="parameter(0)"):
     lhs, rhs, result, window, labels, own = INSTRUCTIONS[of]
     attributes = f"window={{{window}}}, dim_labels={labels}, convolution_kind={kind or own}"
     return f"""HloModule program
 
 %of_cudnn (p: bf16[{lhs}], q: bf16[{rhs}]) -> bf16[{result}] {{
-  %p = bf16[{lhs}]{{3,2,1,0}} parameter(0)
+  %nothing = bf16[] constant(0)
+  %p = bf16[{lhs}]{{3,2,1,0}} {inside}
   %q = bf16[{rhs}]{{3,2,1,0}} parameter(1)
   ROOT %product = bf16[{result}]{{3,2,1,0}} convolution(%p, %q), {attributes}
 }}
@@ -47,7 +48,9 @@ def test_a_fusion_is_a_convolution_of_cudnn(name, how):
 def test_what_is_none_is_a_fault():
     stuffed = ["convForward has a zero-stuffed operand"]
     assert faults(text("convBackwardInput", kind="fprop"), LAYER, "bfloat16") == stuffed
-    assert faults(text("convForward", a="pad(%x, %zero), padding=0_0x0_0_1x0_0_1x0_0"), LAYER, "bfloat16") == stuffed
+    apart = "padding=0_0x0_0_1x0_0_1x0_0"
+    assert faults(text("convForward", a=f"pad(%x, %zero), {apart}"), LAYER, "bfloat16") == stuffed
+    assert faults(text("convForward", inside=f"pad(%x, %nothing), {apart}"), LAYER, "bfloat16") == stuffed
     assert "a window of (9, 7) for" in faults(text("convBackwardFilter", kind="fprop"), LAYER, "bfloat16")[0]
     assert faults(text("convForward", how="fusion(%a, %b), kind=kLoop, calls=%of_cudnn"), LAYER, "bfloat16") == [
         "convolution is no call of cuDNN"
