@@ -412,6 +412,30 @@ def test_joined_taps_of_gradients(channels_last):
             assert ("concatenate" in names) == joined
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_filter_gradients_over_x(stride, channels_last):
+    """The convolution that JAX would have: on TPU where there are few inputs, no groups, and nothing is stuffed."""
+    few = layers.Layer(2, (3, 1, 4), 2, 3, (2, 3, 1), (stride, 1, 1), (1, 2, 1), ((0, 0), (0, 3), (0, 0)), 1, channels_last)
+    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64)}
+
+    def of_x(layer):
+        """Whether the left operand on TPU is x, of other sizes than g."""
+        x, _, g = layer.operands()
+        run = partial(within, "filter_grad", layer=layer, name="dilated", platform="tpu", **keywords)
+        np.testing.assert_allclose(run(x, g), layer.expected(*layer.operands())[2], rtol=1e-12, atol=1e-12)
+        (lhs,) = [each.invars[0] for each in jax.make_jaxpr(run)(x, g).eqns if each.primitive.name == "conv_general_dilated"]
+        return sorted(lhs.aval.shape) == sorted(x.shape)
+
+    for layer in (few, few._replace(in_channels=1), few._replace(in_channels=15, out_channels=16)):
+        x, w, g = layer.operands()
+        found = dilated.filter_grad_over_x(x, g, Geometry(*layer.window), **keywords)
+        np.testing.assert_allclose(found, layer.expected(x, w, g)[2], rtol=1e-12, atol=1e-12, strict=True)
+        assert of_x(layer) == (stride == 1)
+    for inputs, outputs, groups in ((3, 3, 1), (3, 2, 1), (16, 17, 1), (2, 4, 2)):
+        assert not of_x(few._replace(in_channels=inputs, out_channels=outputs, groups=groups))
+
+
 NARROW = [
     layers.Layer(2, (3,), 6, 12, (3,), (2,), (1,), ((1, 0),), 6),
     layers.Layer(1, (4,), 8, 4, (2,), (1,), (2,), ((0, 1),), 4, False),

@@ -8,8 +8,8 @@ With ke = (k-1)*d + 1, and "full" padding meaning the ke-1 zeros on each side th
 | filter_grad | g, x        | d              | 1            | s            | crop_lo, crop_hi               | batch_group_count   |
 
 The sizes come out exactly: (L + crop_lo + crop_hi - ke) / s + 1 = W for the second and (ke - 1) / d + 1 = k for the third.
-The third is what sets the library apart: JAX derives it from the first as a convolution whose window is the whole zero-stuffed
-signal; here the window is x with its samples s apart, and nothing is stuffed.
+The third is what sets the library apart: JAX derives it from the first as a convolution over the zero-stuffed signal, with g as its
+window; here the window is x with its samples s apart, and nothing is stuffed. `filter_grad_over_x` is the former, for s = 1.
 """
 
 from __future__ import annotations
@@ -136,6 +136,11 @@ def _zero_behind(spans: Sequence[tuple[Any, Any]], strides: Sequence[int]) -> tu
     return dimension, int(beyond[dimension] % strides[dimension] == 0)
 
 
+def _full(geometry: Geometry) -> list[tuple[int, int]]:
+    """The padding of x in which the window reaches what is not cropped."""
+    return [(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)]
+
+
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "tf", **keywords: Any) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i], of a filter that may be stored in any layout."""
     n, stored = geometry.ndim, LAYOUTS[layout]
@@ -148,7 +153,7 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, layout: str = "
         x,
         w if stored.flipped else lax.rev(w, at["k"]),
         (1,) * n,
-        [(ke - 1 - lo, ke - 1 - hi) for ke, (lo, hi) in zip(geometry.effective_kernels, geometry.crops, strict=True)],
+        _full(geometry),
         geometry.strides,
         geometry.dilations,
         lax.ConvDimensionNumbers(activations, (out, inputs, *at["k"]), activations),
@@ -187,6 +192,22 @@ def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any)
         batch_group_count=geometry.groups,
         **keywords,
     )
+
+
+def filter_grad_over_x(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """F with the operands exchanged, for one group: g is the window, and moves over x as T's does, so the taps come reversed."""
+    activations = _swapped(_activation_spec(geometry))
+    taps = _convolution(
+        x,
+        g,
+        geometry.dilations,
+        _full(geometry),
+        geometry.strides,
+        (1,) * geometry.ndim,
+        lax.ConvDimensionNumbers(activations, activations, _swapped(_filter_spec(geometry))),
+        **keywords,
+    )
+    return lax.rev(taps, range(geometry.ndim))
 
 
 def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:

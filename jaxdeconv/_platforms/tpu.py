@@ -9,7 +9,11 @@ Only "dilated" and "matmul" are chosen here; the amounts of others are those of 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import jax
+
+from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import Lowering, dilated, general
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work
@@ -28,6 +32,7 @@ RATES = Rates(  # in a cycle of a v5e, fitted to estimates of random layers: `py
 
 LANES = 128
 SUBLANES = 8
+ROWS = 16  # of a tile of 16-bit elements
 FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes, or taps
 LONG = 1024  # inputs from which XLA makes parts of the signal items of the batch, if that does not fill the sublanes
 PARTED = 5  # times as much gradients take where the batch does not fill the sublanes: of one dimension, and F in three with a stride
@@ -113,9 +118,18 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     return own[name](contraction, sizes) if name in own else cpu.work(name, contraction, sizes)
 
 
+def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """F by a convolution: over x if its channels are fewer than those of g, and than the rows of a tile, and nothing is stuffed."""
+    inputs, outputs = x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
+    known = isinstance(inputs, int) and isinstance(outputs, int)
+    if known and inputs < min(ROWS, outputs) and geometry.groups == 1 and max(geometry.strides, default=1) == 1:
+        return dilated.filter_grad_over_x(x, g, geometry, **keywords)
+    return dilated.filter_grad_by_item(x, g, geometry, **keywords)
+
+
 def lowering(contraction: Contraction, name: Name) -> Lowering:
     """The function, in the form that is fast here."""
-    return dilated.filter_grad_by_item if (contraction, name) == ("filter_grad", "dilated") else general(contraction, name)
+    return _filter_grad if (contraction, name) == ("filter_grad", "dilated") else general(contraction, name)
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
