@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv._call import Call
-from jaxdeconv._lowerings import Contraction, Name
+from jaxdeconv._lowerings import Contraction, Name, unable
 from jaxdeconv._lowerings._interior import interior
 from jaxdeconv._platforms import partitioned_right
 from jaxdeconv._select import Terms, able, estimate, estimated
@@ -127,6 +127,7 @@ def _alternatives(calls: Calls, own: bool) -> Iterator[tuple[str, int, Calls]]:
         yield f"without implementation={options.implementation!r}", 1, by(None)
     elif all(map(_is_free, calls.values())):
         names = set.intersection(*(set(able(each, call.sizes, "cpu", options.axes)) for each, call in calls.items()))
+        names = {name for name in names if not any(unable(name, each, call.sizes) for each in LETTERS)}  # a named one does all three
         if names:
             best = min(sorted(names), key=lambda name: _seconds(by(name)))
             how = f"with implementation={best!r}" if own else f"within jaxdeconv.defaults(implementation={best!r})"

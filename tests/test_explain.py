@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxdeconv
-from jaxdeconv import _partitioning
+from jaxdeconv import _partitioning, _verdict
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._select import estimate, estimated
@@ -732,6 +732,15 @@ def test_a_named_lowering_over_a_mesh(monkeypatch):
     assert "mesh" not in jaxdeconv.explain(partial(batched, implementation="dilated"), struct(2, 9, 6), struct(4, 5, 6)).verdict
 
 
+def test_a_verdict_names_what_can_be_named(monkeypatch):
+    """What can compute T alone is chosen, but raises where it is named."""
+    x, w = struct(8, 4000, 1), struct(3, 8, 1)
+    assert jaxdeconv.explain(jaxdeconv.conv1d_transpose, x, w, None, 1).lowerings["transpose"]["cpu"] == "elementwise"
+    monkeypatch.setattr(_verdict, "able", lambda *of: ["elementwise"])
+    monkeypatch.setattr(_verdict, "_SAID", 0)
+    assert "implementation=" not in jaxdeconv.explain(lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 1), x, w).verdict
+
+
 def test_verdict_on_a_layer_of_lax_contradicts_nothing():
     """What names a lowering is no argument of it, and what is near is not what is chosen."""
     found = jaxdeconv.explain(jax.grad(lambda w, x: decode(w, x).sum(), (0, 1)), struct(16, 3, 3), struct(16, 500, 3))
@@ -740,7 +749,7 @@ def test_verdict_on_a_layer_of_lax_contradicts_nothing():
     near = re.search(r"; '([\w,]+)' is estimated to take about as long for ([TCF])", found.verdict)
     contraction = {"T": "transpose", "C": "input_grad", "F": "filter_grad"}
     assert near is None or row.explanation.lowerings[contraction[near[2]]]["cpu"] != near[1]
-    forward = jaxdeconv.explain(lambda w, x: jax.lax.conv_transpose(x, w, (2,), "SAME"), struct(16, 1, 16), struct(1, 64, 1)).verdict
+    forward = jaxdeconv.explain(lambda w, x: jax.lax.conv_transpose(x, w, (2,), "SAME"), struct(16, 3, 16), struct(1, 64, 3)).verdict
     assert "as fast within jaxdeconv.defaults(implementation='matmul'), which holds more" in forward
     assert "'matmul' is estimated to take about as long" not in forward
 

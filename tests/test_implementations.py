@@ -151,12 +151,14 @@ def test_the_forms_of_a_name():
 
 @pytest.mark.parametrize("name", [*IMPLEMENTATIONS, MIXTURES])
 def test_what_each_can(name):
-    """All of these, but for depthwise ones alone "elementwise"."""
+    """All of these, but "elementwise" only depthwise ones, and of T those whose groups have one input."""
     for layer in filter(sizes_of, itertools.chain.from_iterable(SETS.values())):
-        depthwise = layer.in_channels == layer.out_channels == layer.groups
+        of_one = layer.in_channels == layer.groups
+        depthwise = of_one and layer.out_channels == layer.groups
         for contraction, each in itertools.product(CONTRACTIONS, names_of(name, layer, 100)):
             able = unable(each, contraction, sizes_of(layer)) is None
-            assert able == (depthwise or name != "elementwise"), (each, contraction, layer)
+            wanted = name != "elementwise" or (of_one if contraction == "transpose" else depthwise)
+            assert able == wanted, (each, contraction, layer)
 
 
 def test_mixtures_are_of_all_kinds():
@@ -207,15 +209,16 @@ def test_each_is_the_oracle(which, name, platform):
         results = []
         for (layer, each), (x, w, g) in zip(able, operands, strict=True):
             pairs = {"transpose": (x, w), "input_grad": (g, w), "filter_grad": (x, g)}
-            results.append(
-                [within(contraction, *pairs[contraction], layer, each, platform, **keywords) for contraction in CONTRACTIONS]
-            )
+            wanted = [contraction for contraction in CONTRACTIONS if unable(each, contraction, sizes_of(layer)) is None]
+            results.append({name: within(name, *pairs[name], layer, each, platform, **keywords) for name in wanted})
         return results
 
     for (layer, each), given, results in zip(able, operands, jax.jit(every, compiler_options=QUICK)(operands), strict=True):
-        for contraction, actual, expected in zip(CONTRACTIONS, results, layer.expected(*given), strict=True):
-            message = f"{contraction} of {layer} by {each}"
-            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=message)
+        assert len(results) == 3 or (each, layer.in_channels) == ("elementwise", layer.groups)
+        for contraction, expected in zip(CONTRACTIONS, layer.expected(*given), strict=True):
+            if contraction in results:
+                message = f"{contraction} of {layer} by {each}"
+                np.testing.assert_allclose(results[contraction], expected, rtol=1e-12, atol=1e-12, strict=True, err_msg=message)
 
 
 FORMS = {  # of the matrix product: what large and small operands have
@@ -434,6 +437,23 @@ def test_filter_gradients_over_x(stride, channels_last):
         assert of_x(layer) == (stride == 1)
     for inputs, outputs, groups in ((3, 3, 1), (3, 2, 1), (16, 17, 1), (2, 4, 2)):
         assert not of_x(few._replace(in_channels=inputs, out_channels=outputs, groups=groups))
+
+
+ONE_INPUT = [
+    layers.Layer(2, (5,), 1, 3, (4,), (1,), (1,), ((1, 2),)),
+    layers.Layer(2, (5,), 1, 3, (3,), (2,), (2,), ((3, 0),), 1, False),
+    layers.Layer(1, (2, 3), 2, 6, (3, 2), (2, 1), (1, 2), ((1, 2), (0, 1)), 2),
+    layers.Layer(2, (2, 1, 3), 3, 6, (2, 3, 2), (1, 2, 3), (2, 1, 1), ((0, 1), (1, 1), (0, 0)), 3, False),
+]
+
+
+@pytest.mark.parametrize("layer", ONE_INPUT)
+def test_outputs_of_groups_of_one_input_are_elementwise(layer):
+    """As many as there are: in the order of the groups, and of no other contraction."""
+    x, w, _ = layer.operands()
+    y = within("transpose", x, w, layer, "elementwise", "cpu", precision=None, preferred_element_type=np.dtype(np.float64))
+    np.testing.assert_allclose(y, layer.expected(*layer.operands())[0], rtol=1e-12, atol=1e-12, strict=True)
+    assert [unable("elementwise", each, sizes_of(layer)) is None for each in CONTRACTIONS] == [True, False, False]
 
 
 NARROW = [

@@ -19,7 +19,7 @@ from jaxdeconv._lowerings import UNIFORM, Contraction, Form, candidates, forms_o
 from jaxdeconv._lowerings._blocks import terms
 from jaxdeconv._lowerings._work import Sizes
 from jaxdeconv._platforms import cpu_lowerings, rates, work
-from jaxdeconv._select import LARGE, WORTH, estimate, largest_temporary, select
+from jaxdeconv._select import LARGE, WORTH, estimate, estimated, largest_temporary, select
 
 CONTRACTIONS = get_args(Contraction)
 IMPLEMENTATIONS = get_args(jaxdeconv.Implementation)
@@ -176,6 +176,27 @@ def test_layers_that_were_slow_on_tpu():
 )
 def test_layers_that_were_slow(which, contractions, expected):
     assert {select(contraction, sizes, "cpu") for sizes in LAYERS[which] for contraction in contractions} <= expected
+
+
+def test_outputs_of_one_input_are_loops():
+    """In which there is nothing to sum but taps; with several inputs, or many taps of many outputs, products are faster."""
+    for size, outputs, kernel in ((57000, 6, 12), (7500, 5, 21), (300, 46, 5)):
+        assert select("transpose", same(8, size, (1, outputs), kernel, 1), "cpu") == "elementwise"
+        assert select("transpose", same(8, size, (8, outputs), kernel, 1), "cpu") != "elementwise"
+    assert select("transpose", same(2, 373, (16, 16), 3, 1, groups=16, ndim=2), "cpu") == "elementwise"
+    assert select("transpose", same(2, 373, (16, 48), 3, 1, groups=16, ndim=2), "cpu") == "elementwise"
+    assert select("transpose", same(16, 60, (1, 466), 18, 1), "cpu") != "elementwise"
+
+
+def test_loops_over_few_channels_count_more():
+    """XLA computes results beside each other together: channels where they are last, of which one is none, or else samples."""
+    for channels, ratio in ((1, 1), (2, 4), (4, 2), (8, 1), (16, 1)):
+        last, first = (
+            estimated("elementwise", "transpose", sizes._replace(geometry=replace(sizes.geometry, channels_last=each)), "cpu").looped
+            for sizes in (same(8, 5000, (1, channels), 5, 1),)
+            for each in (True, False)
+        )
+        assert last == pytest.approx(ratio * first)
 
 
 def test_the_filter_gradient_of_one_example_is_a_product():

@@ -98,7 +98,7 @@ def general(contraction: Contraction, name: Name) -> Lowering:
         function: Lowering = getattr(dilated, contraction)
         return function
     if name == "elementwise":
-        return any_layout(contraction, getattr(elementwise, contraction))
+        return any_layout(contraction, elementwise.filter_grad) if contraction == "filter_grad" else getattr(elementwise, contraction)
     lowering = per_group(contraction, by_forms(name, getattr(mixed, contraction)))
     return lowering if name == "matmul" else any_layout(contraction, lowering)
 

@@ -1,18 +1,19 @@
-"""Lowering "elementwise": products channel by channel, for depthwise transposed convolutions (one input and output channel a group).
+"""Lowering "elementwise": products channel by channel, of depthwise transposed convolutions, whose groups have one input and output.
 
-    transpose    y[b, t*s + r, c] = sum over q of x[b, t - q, c] * v[q, r, c], with v the placed filter of phases
+    transpose    y[b, t*s + r, c, o] = sum over q of x[b, t - q, c] * v[q, r, c, o], with v the placed filter of phases
     input_grad   x[b, n, c] = sum over j of g[b, n*s + j*d - crop_lo, c] * w[j, c]
     filter_grad  w[j, c] = sum over b, n of g[b, n*s + j*d - crop_lo, c] * x[b, n, c]
 
-XLA fuses the first two into loops over the result; their products are never stored. The second has one term per tap, which takes time
-to compile: it is for filters of up to MOST_TAPS taps.
+The first is for groups c of one input and any number of outputs o: there is nothing to sum but taps. XLA fuses the first two into
+loops over the result; their products are never stored. The second has one term per tap, which takes time to compile: it is for filters
+of up to MOST_TAPS taps. It could be for groups of one output too, but XLA would compute it again for each tap of the layer before.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,7 @@ def blocks_summed(geometry: Geometry) -> int:
 def unable(contraction: Contraction, sizes: Sizes) -> str | None:
     """Why it cannot compute this; None if it can."""
     geometry = sizes.geometry
-    if not sizes.depthwise:
+    if not (sizes.depthwise or (contraction == "transpose" and sizes.in_channels == geometry.groups)):
         channels = f"{sizes.in_channels} input and {sizes.out_channels} output channels in {geometry.groups} groups"
         return f"is for one input and one output channel a group, not for {channels}"
     if contraction == "transpose":
@@ -59,43 +60,62 @@ def unable(contraction: Contraction, sizes: Sizes) -> str | None:
     return None
 
 
+def _spatial(geometry: Geometry, each: Iterable[Any], others: Any) -> list[Any]:
+    """For each axis of an activation; those of batch and channels have another."""
+    of_axes = [others] * (geometry.ndim + 2)
+    for axis, value in zip(geometry.spatial_axes, each, strict=True):
+        of_axes[axis] = value
+    return of_axes
+
+
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
-    """T: y[b, n*s + j*d - crop_lo, c] += x[b, n, c] * w[j, c]."""
-    n, (batch, *_, channels), way = geometry.ndim, x.shape, phases(geometry)
+    """T: y[b, n*s + j*d - crop_lo, c, o] += x[b, n, c] * w[j, o, c]."""
+    n, way, groups, outputs = geometry.ndim, phases(geometry), geometry.groups, w.shape[-2]
     x, over = x.astype(preferred_element_type), way.inner
-    taps = placed(w.astype(preferred_element_type), way)
-    taps = taps.reshape(*over.kernel, *(each for s in geometry.strides for each in (1, s)), channels)
-    x = padded(x, [(0, 0, 0), *((q - 1 - lo, q - 1 - hi, 0) for q, (lo, hi) in zip(over.kernel, over.crops, strict=True)), (0, 0, 0)])
-    lengths = [size - q + 1 for size, q in zip(x.shape[1:-1], over.kernel, strict=True)]
+    in_blocks = [each for s in geometry.strides for each in (1, s)]
+    taps = jnp.swapaxes(placed(w.astype(preferred_element_type), way), -1, -2)  # [*q, *s, c, o]
+    if geometry.channels_last:
+        taps = taps.reshape(*over.kernel, *in_blocks, groups, outputs)
+    else:
+        taps = jnp.moveaxis(taps, (-2, -1), (n, n + 1)).reshape(*over.kernel, groups, outputs, *in_blocks)
+    reach = [(q - 1 - lo, q - 1 - hi, 0) for q, (lo, hi) in zip(over.kernel, over.crops, strict=True)]
+    x = padded(x, _spatial(geometry, reach, (0, 0, 0)))
+    lengths = [x.shape[axis] - q + 1 for axis, q in zip(geometry.spatial_axes, over.kernel, strict=True)]
     reached = [sorted({run.block + lo for run in runs}) for runs, (lo, _) in zip(_extended(geometry).runs, over.crops, strict=True)]
+    new_axes = [*range(2, 2 * n + 1, 2), 2 * n + 2] if geometry.channels_last else range(2, 2 * n + 3, 2)  # of phases and outputs
     total = jnp.zeros((), preferred_element_type)
     for blocks in itertools.product(*reached):
         starts = [q - 1 - block for q, block in zip(over.kernel, blocks, strict=True)]
-        shifted = x[(slice(None), *(slice(start, start + length) for start, length in zip(starts, lengths, strict=True)))]
-        total = total + jnp.expand_dims(shifted, range(2, 2 * n + 1, 2)) * taps[blocks]  # [batch, T, 1, ..., c] [1, s, ..., c]
-    blocks_in_place = total.reshape(batch, *(length * s for length, s in zip(lengths, geometry.strides, strict=True)), channels)
-    ends = zip(way.before, way.outer.crops, strict=True)
-    return padded(blocks_in_place, [(0, 0, 0), *((-before, -surplus, 0) for before, (_, surplus) in ends), (0, 0, 0)])
+        window = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+        shifted = x[tuple(_spatial(geometry, window, slice(None)))]
+        total = total + jnp.expand_dims(shifted, new_axes) * taps[blocks]  # [b, T, 1, ..., c, 1] [s, ..., c, o]
+    sizes = _spatial(geometry, (length * s for length, s in zip(lengths, geometry.strides, strict=True)), x.shape[0])
+    sizes[geometry.channel_axis] = groups * outputs
+    ends = [(-before, -surplus, 0) for before, (_, surplus) in zip(way.before, way.outer.crops, strict=True)]
+    return padded(total.reshape(sizes), _spatial(geometry, ends, (0, 0, 0)))
 
 
 def with_crops(g: jax.Array, geometry: Geometry) -> jax.Array:
-    """[batch, *L, c] with zeros for what was cropped, so that each tap is a plain strided read."""
-    return padded(g, [(0, 0, 0), *((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)])
+    """g with zeros for what was cropped, so that each tap is a plain strided read."""
+    return padded(g, _spatial(geometry, ((lo, hi, 0) for lo, hi in geometry.crops), (0, 0, 0)))
 
 
 def _windows(g: jax.Array, geometry: Geometry) -> Iterator[jax.Array]:
     """For each tap, the outputs that it reaches, of g with what was cropped: [batch, *W, c]"""
+    lengths = [g.shape[axis] for axis in geometry.spatial_axes]
     for tap in np.ndindex(*geometry.kernel):
-        rows = zip(tap, geometry.dilations, geometry.strides, geometry.effective_kernels, g.shape[1:-1], strict=True)
-        yield g[(slice(None), *(slice(j * d, length - (ke - 1 - j * d), s) for j, d, s, ke, length in rows))]
+        rows = zip(tap, geometry.dilations, geometry.strides, geometry.effective_kernels, lengths, strict=True)
+        window = [slice(j * d, length - (ke - 1 - j * d), s) for j, d, s, ke, length in rows]
+        yield g[tuple(_spatial(geometry, window, slice(None)))]
 
 
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
-    """C: x[b, n, c] += g[b, n*s + j*d - crop_lo, c] * w[j, c]."""
+    """C: x[b, n, c, i] += g[b, n*s + j*d - crop_lo, c] * w[j, c, i]."""
     g, w = with_crops(g.astype(preferred_element_type), geometry), w.astype(preferred_element_type)
+    taps = w if geometry.channels_last else w.reshape(*geometry.kernel, -1, *(1,) * geometry.ndim)
     total = jnp.zeros((), preferred_element_type)
     for tap, window in zip(np.ndindex(*geometry.kernel), _windows(g, geometry), strict=True):
-        total = total + window * w[(*tap, 0)]
+        total = total + window * taps[tap]
     return total
 
 

@@ -44,6 +44,7 @@ TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
 SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
+BESIDE = 8  # results in the innermost dimension, below which XLA does not compute a loop over channels several at a time
 SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
 
 
@@ -155,22 +156,24 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 
 
 def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
-    layout = 0 if sizes.geometry.channels_last else TRANSPOSED * (sizes.x + sizes.y)
+    channels = max(sizes.in_channels, sizes.out_channels)  # one alone is none to loop over
+    apart = BESIDE / channels if sizes.geometry.channels_last and 1 < channels < BESIDE else 1
     if contraction == "transpose":
         way = phases(sizes.geometry)
-        placed = way.placed_taps * sizes.in_channels
-        looped = blocks_summed(sizes.geometry) * sizes.y
+        placed = way.placed_taps * sizes.out_channels
+        looped = apart * blocks_summed(sizes.geometry) * sizes.y
         around = sizes.x if max(way.inner.kernel, default=1) > 1 else 0  # a copy with zeros around it
-        return Work(looped=looped, moved=sizes.x + sizes.y + placed + layout, temporary=around + placed, steps=1)
+        return Work(looped=looped, moved=sizes.x + sizes.y + placed, temporary=around + placed, steps=1)
     every = sizes.taps * sizes.x
     cropped = sizes.y if any(map(any, sizes.geometry.crops)) else 0  # a copy with zeros for what was
-    moved = sizes.x + sizes.w + sizes.y + 2 * cropped + layout
+    moved = sizes.x + sizes.w + sizes.y + 2 * cropped
     if contraction == "filter_grad":  # one tap after the other, of a piece after the other
+        moved += 0 if sizes.geometry.channels_last else TRANSPOSED * (sizes.x + sizes.y)
         pieces = math.prod(cpu_lowerings.elementwise_pieces((sizes.batch, *sizes.spatial, sizes.in_channels), sizes.itemsize))
         summed = every if sizes.in_channels < cpu_lowerings.ONES_FROM else every / SUMMED
         taken = sizes.x + sizes.y if pieces > 1 else cropped
         return Work(rearranged=summed, moved=moved, temporary=(sizes.x + taken) // pieces, steps=1)
-    return Work(looped=every, moved=moved, temporary=cropped, steps=1)
+    return Work(looped=apart * every, moved=moved, temporary=cropped, steps=1)
 
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
