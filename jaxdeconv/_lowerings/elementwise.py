@@ -5,8 +5,8 @@
     filter_grad  w[j, c] = sum over b, n of g[b, n*s + j*d - crop_lo, c] * x[b, n, c]
 
 The first is for groups c of one input and any number of outputs o: there is nothing to sum but taps. XLA fuses the first two into
-loops over the result; their products are never stored. The second has one term per tap, which takes time to compile: it is for filters
-of up to MOST_TAPS taps. It could be for groups of one output too, but XLA would compute it again for each tap of the layer before.
+loops over the result; their products are never stored. The second has one term per tap, which takes time to compile, so it is for
+filters of up to MOST_TAPS taps. Groups of one output could have it, but XLA would compute it again for each tap of the layer before.
 """
 
 from __future__ import annotations
