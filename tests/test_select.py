@@ -188,6 +188,17 @@ def test_outputs_of_one_input_are_loops():
     assert select("transpose", same(16, 60, (1, 466), 18, 1), "cpu") != "elementwise"
 
 
+def test_loops_of_many_terms_count_more():
+    """Which XLA computes slower and slower: T of one input and 256 taps took 10 times as long as by a convolution."""
+    few, many = (same(2, 60, (1, 16), kernel, 1, ndim=2) for kernel in (8, 16))
+    taken = [estimated("elementwise", "transpose", sizes, "cpu").looped / sizes.taps / sizes.y for sizes in (few, many)]
+    assert taken[1] == pytest.approx(4 * taken[0])
+    assert (select("transpose", few, "cpu") == "elementwise") > (select("transpose", many, "cpu") == "elementwise")
+    depthwise = (same(2, 60, (16, 16), kernel, 1, groups=16, ndim=2) for kernel in (8, 16))
+    taken = [estimated("elementwise", "input_grad", sizes, "cpu").looped / sizes.taps / sizes.x for sizes in depthwise]
+    assert taken[1] == pytest.approx(4 * taken[0])
+
+
 def test_loops_over_few_channels_count_more():
     """XLA computes results beside each other together: channels where they are last, of which one is none, or else samples."""
     for channels, ratio in ((1, 1), (2, 4), (4, 2), (8, 1), (16, 1)):

@@ -44,6 +44,7 @@ TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
 SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
 IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
+MANY = 64  # terms of such a loop, from which each takes longer, in proportion; from about 230 on XLA computes results one by one
 BESIDE = 8  # results in the innermost dimension, below which XLA does not compute a loop over channels several at a time
 SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
 
@@ -159,9 +160,9 @@ def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
     channels = max(sizes.in_channels, sizes.out_channels)  # one alone is none to loop over
     apart = BESIDE / channels if sizes.geometry.channels_last and 1 < channels < BESIDE else 1
     if contraction == "transpose":
-        way = phases(sizes.geometry)
+        way, count = phases(sizes.geometry), blocks_summed(sizes.geometry)
         placed = way.placed_taps * sizes.out_channels
-        looped = apart * blocks_summed(sizes.geometry) * sizes.y
+        looped = apart * max(1, count / MANY) * count * sizes.y
         around = sizes.x if max(way.inner.kernel, default=1) > 1 else 0  # a copy with zeros around it
         return Work(looped=looped, moved=sizes.x + sizes.y + placed, temporary=around + placed, steps=1)
     every = sizes.taps * sizes.x
@@ -173,7 +174,7 @@ def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
         summed = every if sizes.in_channels < cpu_lowerings.ONES_FROM else every / SUMMED
         taken = sizes.x + sizes.y if pieces > 1 else cropped
         return Work(rearranged=summed, moved=moved, temporary=(sizes.x + taken) // pieces, steps=1)
-    return Work(looped=apart * every, moved=moved, temporary=cropped, steps=1)
+    return Work(looped=apart * max(1, sizes.taps / MANY) * every, moved=moved, temporary=cropped, steps=1)
 
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
