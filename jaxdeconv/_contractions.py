@@ -329,17 +329,12 @@ def _transposable(
 ) -> dict[Platform, Name]:
     """Choices of which JAX makes good ones of the other contractions: products, rather than convolutions.
 
-    Of a convolution it makes no good filter gradient, none at all where sizes are symbolic, and on CPU nothing in order. Of loops it
-    makes sums over the channels of a group.
+    Of a convolution it makes no good filter gradient, none at all where sizes are symbolic, and on CPU nothing in order.
     """
     if unable("matmul", contraction, sizes) is not None or (options.implementation and static):
         return choices
     products = {platform: contraction == "filter_grad" or not static or platform == "cpu" for platform in choices}
-
-    def poor(name: Name) -> bool:
-        return is_convolution(name) or (name == "elementwise" and not sizes.depthwise)
-
-    return {platform: "matmul" if poor(name) and products[platform] else name for platform, name in choices.items()}
+    return {platform: "matmul" if is_convolution(name) and products[platform] else name for platform, name in choices.items()}
 
 
 def contract(
