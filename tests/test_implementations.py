@@ -354,7 +354,7 @@ UNPADDED = {  # layers, and what XLA is asked for by each contraction in place o
     "of stride 1": (layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0))), {"input_grad": "0_1x0_0"}),
     "of a stride": (layers.Layer(2, (13, 13), 2, 3, (2, 3), (1, 2), (1, 1), ((0, 0), (0, 0))), {"input_grad": "0_0x0_1"}),
     "padded": (
-        layers.Layer(2, (14, 13), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (1, 0))),
+        layers.Layer(2, (14, 13), 3, 2, (3, 2), (1, 1), (1, 1), ((0, 0), (1, 0))),
         {"input_grad": "0_0x1_0", "filter_grad": "0_0x1_0"},
     ),
     "short": (layers.Layer(2, (6, 11), 2, 3, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0))), {}),
@@ -437,6 +437,21 @@ def test_filter_gradients_over_x(stride, channels_last):
         assert of_x(layer) == (stride == 1)
     for inputs, outputs, groups in ((3, 3, 1), (3, 2, 1), (16, 17, 1), (2, 4, 2)):
         assert not of_x(few._replace(in_channels=inputs, out_channels=outputs, groups=groups))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_filter_gradients_of_fewer_channels(channels_last):
+    """On CPU with x on the left if that is about as long as g: it multiplies what is padded."""
+    padded = layers.Layer(2, (7,), 20, 40, (3,), (1,), (1,), ((1, 0),), 1, channels_last)
+    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64), "name": "dilated", "platform": "cpu"}
+    cases_of = {True: [padded, padded._replace(in_channels=1)]}
+    cases_of[False] = [padded._replace(strides=(2,)), padded._replace(out_channels=19), padded._replace(kernel=(9,))]
+    for over_x, few in ((key, each) for key, several in cases_of.items() for each in several):
+        x, _, g = few.operands()
+        run = partial(within, "filter_grad", layer=few, **keywords)
+        np.testing.assert_allclose(run(x, g), few.expected(*few.operands())[2], rtol=1e-12, atol=1e-12)
+        (lhs,) = [each.invars[0].aval for each in jax.make_jaxpr(run)(x, g).eqns if each.primitive.name == "conv_general_dilated"]
+        assert (lhs.shape[0] == few.in_channels) == over_x
 
 
 ONE_INPUT = [

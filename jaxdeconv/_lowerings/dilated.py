@@ -210,6 +210,21 @@ def filter_grad_over_x(x: jax.Array, g: jax.Array, geometry: Geometry, **keyword
     return lax.rev(taps, range(geometry.ndim))
 
 
+def is_over_x(x: jax.Array, g: jax.Array, geometry: Geometry, most: float = math.inf) -> bool:
+    """Whether x has fewer channels than g, and than so many, and F over it has one group and stuffs nothing."""
+    inputs, outputs = x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
+    known = isinstance(inputs, int) and isinstance(outputs, int)
+    return known and inputs < min(most, outputs) and geometry.groups == 1 and max(geometry.strides, default=1) == 1
+
+
+def filter_grad_of_fewer(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """F over x if it is of fewer channels, and about as long as g: what is padded is multiplied, too."""
+    samples_x, samples_g = (a.size // a.shape[geometry.channel_axis] if static(a) else math.inf for a in (x, g))
+    if is_over_x(x, g, geometry) and samples_g < 2 * samples_x:
+        return filter_grad_over_x(x, g, geometry, **keywords)
+    return filter_grad(x, g, geometry, **keywords)
+
+
 def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F as the sum of those of the items of the batch, where it is depthwise.
 

@@ -201,7 +201,8 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 def lowering(contraction: Contraction, name: Name) -> Lowering:
     """The function, in the form that is fast here."""
     if name == "dilated":  # XLA computes convolutions with groups by scalar loops
-        function: Lowering = partial(getattr(dilated, contraction), in_order=True)
+        convolution = dilated.filter_grad_of_fewer if contraction == "filter_grad" else getattr(dilated, contraction)
+        function: Lowering = partial(convolution, in_order=True)
         return per_group(contraction, function, one_by_one=MOST_ON_CPU)
     if name == "elementwise":
         if contraction == "filter_grad":

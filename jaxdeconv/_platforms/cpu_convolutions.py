@@ -40,7 +40,9 @@ def merged(geometry: Geometry, batch: Any, spatial: Sequence[Any]) -> tuple[Geom
 
 def _in_fewer(contraction: Contraction, lhs: jax.Array, rhs: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """The contraction of channels last; the result too is of fewer dimensions."""
-    function: Callable[..., jax.Array] = getattr(dilated, contraction)
+    function: Callable[..., jax.Array] = (
+        dilated.filter_grad_of_fewer if contraction == "filter_grad" else getattr(dilated, contraction)
+    )
     if not static(lhs):  # JAX cannot always multiply symbolic sizes
         return function(lhs, rhs, geometry, in_order=True, **keywords)
     fewer, *_ = merged(geometry, 1, geometry.kernel)
