@@ -219,10 +219,9 @@ def is_over_x(x: jax.Array, g: jax.Array, geometry: Geometry, most: float = math
 
 def filter_grad_of_fewer(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F over x if it is of fewer channels, and about as long as g: what is padded is multiplied, too."""
-    samples_x, samples_g = (a.size // a.shape[geometry.channel_axis] if static(a) else math.inf for a in (x, g))
-    if is_over_x(x, g, geometry) and samples_g < 2 * samples_x:
-        return filter_grad_over_x(x, g, geometry, **keywords)
-    return filter_grad(x, g, geometry, **keywords)
+    axis = geometry.channel_axis
+    alike = static(x) and g.size // g.shape[axis] < 2 * (x.size // x.shape[axis])
+    return (filter_grad_over_x if alike and is_over_x(x, g, geometry) else filter_grad)(x, g, geometry, **keywords)
 
 
 def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:

@@ -13,7 +13,7 @@ from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work, to
 from jaxdeconv._lowerings.elementwise import blocks_summed
 from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, is_product, phases
 from jaxdeconv._platforms import cpu_lowerings, cpu_patches, cpu_stored
-from jaxdeconv._platforms.cpu_convolutions import merged
+from jaxdeconv._platforms.cpu_convolutions import merged, ordered
 
 RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
     product=490e9,
@@ -50,7 +50,10 @@ SUMMED = 2  # times as fast, that products of a tap are summed by a product with
 
 
 def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
-    """A convolution as a product of its patches: rows, features, columns; and the window of a patch, and the steps in it."""
+    """A convolution as a product of its patches: rows, features, columns; and the window of a patch, and the steps in it.
+
+    That of F has g on the left here, also where `dilated.filter_grad_of_fewer` has x there, which mostly takes less.
+    """
     geometry = sizes.geometry
     if contraction == "filter_grad":
         return sizes.out_channels * sizes.taps, sizes.batch, sizes.in_channels, sizes.spatial, geometry.strides
@@ -201,14 +204,12 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 def lowering(contraction: Contraction, name: Name) -> Lowering:
     """The function, in the form that is fast here."""
     if name == "dilated":  # XLA computes convolutions with groups by scalar loops
-        convolution = dilated.filter_grad_of_fewer if contraction == "filter_grad" else getattr(dilated, contraction)
-        function: Lowering = partial(convolution, in_order=True)
-        return per_group(contraction, function, one_by_one=MOST_ON_CPU)
+        return per_group(contraction, ordered(contraction), one_by_one=MOST_ON_CPU)
     if name == "elementwise":
         if contraction == "filter_grad":
             return any_layout(contraction, cpu_lowerings.elementwise_filter_grad)
         return general(contraction, name)
-    function = per_group(contraction, by_forms(name, getattr(cpu_lowerings, contraction)), one_by_one=MOST_ON_CPU)
+    function: Lowering = per_group(contraction, by_forms(name, getattr(cpu_lowerings, contraction)), one_by_one=MOST_ON_CPU)
     return function if name == "matmul" else any_layout(contraction, function)
 
 

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,11 @@ from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import dilated
 from jaxdeconv._lowerings._blocks import static
 from jaxdeconv._lowerings._work import Contraction
+
+
+def ordered(contraction: Contraction) -> Callable[..., jax.Array]:
+    """The function of `dilated`, in the order of the fast path."""
+    return partial(dilated.filter_grad_of_fewer if contraction == "filter_grad" else getattr(dilated, contraction), in_order=True)
 
 
 def _runs(geometry: Geometry) -> list[list[int]]:
@@ -40,11 +46,9 @@ def merged(geometry: Geometry, batch: Any, spatial: Sequence[Any]) -> tuple[Geom
 
 def _in_fewer(contraction: Contraction, lhs: jax.Array, rhs: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """The contraction of channels last; the result too is of fewer dimensions."""
-    function: Callable[..., jax.Array] = (
-        dilated.filter_grad_of_fewer if contraction == "filter_grad" else getattr(dilated, contraction)
-    )
+    function = ordered(contraction)
     if not static(lhs):  # JAX cannot always multiply symbolic sizes
-        return function(lhs, rhs, geometry, in_order=True, **keywords)
+        return function(lhs, rhs, geometry, **keywords)
     fewer, *_ = merged(geometry, 1, geometry.kernel)
 
     def activation(a: jax.Array) -> jax.Array:
@@ -52,7 +56,7 @@ def _in_fewer(contraction: Contraction, lhs: jax.Array, rhs: jax.Array, geometry
         return a.reshape(batch, *spatial, a.shape[-1])
 
     rhs = activation(rhs) if contraction == "filter_grad" else rhs.reshape(*fewer.kernel, *rhs.shape[-2:])
-    return function(activation(lhs), rhs, fewer, in_order=True, **keywords)
+    return function(activation(lhs), rhs, fewer, **keywords)
 
 
 def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
