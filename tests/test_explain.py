@@ -321,7 +321,7 @@ def test_verdict_says_what_takes_the_time():
     alike = lax_layer(1, 80, 512, 256, 16, 8, ndim=1)
     assert alike.verdict.startswith(f"On CPU T, C and F take {1e3 * total(alike):.3g} ms, about alike, and 8")
     assert "% of that is matrix products" in alike.verdict
-    one = lax_layer(1, 5000, 1, 256, 16, 2, ndim=1)
+    one = lax_layer(4, 5000, 2, 64, 3, 3, ndim=1)
     f = one.estimates["filter_grad"]["cpu"]
     assert one.verdict.startswith(f"On CPU F takes {1e3 * f:.3g} ms, {f / total(one):.0%} of T, C and F, and ")
     assert "% of that is reading and writing" in one.verdict
@@ -373,7 +373,7 @@ def test_verdict_on_a_named_lowering():
 
 
 def test_verdict_on_a_lowering_that_is_not_chosen_for_its_temporary():
-    sizes = 16, 500, 3, 3, 7, 2
+    sizes = 16, 500, 3, 2, 8, 3
     chosen, named = lax_layer(*sizes, ndim=1), lax_layer(*sizes, ndim=1, implementation="matmul")
     assert sum(sum(each.values()) for each in named.largest_temporary.values()) > sum(
         sum(each.values()) for each in chosen.largest_temporary.values()

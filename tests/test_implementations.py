@@ -454,6 +454,19 @@ def test_filter_gradients_of_fewer_channels(channels_last):
         assert (lhs.shape[0] == few.in_channels) == over_x
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("name", "spatial"), [("dilated,taps,taps", 1), ("taps,dilated,taps", 1), ("dilated,taps,phases", 2)])
+def test_one_tap_of_a_filter_gradient_is_no_dimension(name, spatial, channels_last):
+    """On CPU it is of the batch, wherever it is: XLA's convolutions of one dimension are the fastest."""
+    layer = layers.Layer(2, (4, 3, 5), 2, 3, (3, 2, 3), (1, 2, 2), (2, 1, 1), ((1, 0), (0, 1), (1, 1)), 1, channels_last)
+    x, w, g = layer.operands()
+    keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64), "name": name, "platform": "cpu"}
+    run = partial(within, "filter_grad", layer=layer, **keywords)
+    np.testing.assert_allclose(run(x, g), layer.expected(x, w, g)[2], rtol=1e-12, atol=1e-12, strict=True)
+    (lhs,) = [each.invars[0].aval for each in jax.make_jaxpr(run)(x, g).eqns if each.primitive.name == "conv_general_dilated"]
+    assert lhs.ndim == spatial + 2
+
+
 ONE_INPUT = [
     layers.Layer(2, (5,), 1, 3, (4,), (1,), (1,), ((1, 2),)),
     layers.Layer(2, (5,), 1, 3, (3,), (2,), (2,), ((3, 0),), 1, False),

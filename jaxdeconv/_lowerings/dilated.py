@@ -210,18 +210,22 @@ def filter_grad_over_x(x: jax.Array, g: jax.Array, geometry: Geometry, **keyword
     return lax.rev(taps, range(geometry.ndim))
 
 
-def is_over_x(x: jax.Array, g: jax.Array, geometry: Geometry, most: float = math.inf) -> bool:
+def is_over_x(geometry: Geometry, inputs: Any, outputs: Any, most: float = math.inf) -> bool:
     """Whether x has fewer channels than g, and than so many, and F over it has one group and stuffs nothing."""
-    inputs, outputs = x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
     known = isinstance(inputs, int) and isinstance(outputs, int)
     return known and inputs < min(most, outputs) and geometry.groups == 1 and max(geometry.strides, default=1) == 1
 
 
+def is_over_fewer(geometry: Geometry, inputs: int, outputs: int, x_samples: int, g_samples: int) -> bool:
+    """Whether `filter_grad_of_fewer` is over x: of fewer channels and about as many samples: what is padded is multiplied, too."""
+    return g_samples < 2 * x_samples and is_over_x(geometry, inputs, outputs)
+
+
 def filter_grad_of_fewer(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-    """F over x if it is of fewer channels, and about as long as g: what is padded is multiplied, too."""
-    axis = geometry.channel_axis
-    alike = static(x) and g.size // g.shape[axis] < 2 * (x.size // x.shape[axis])
-    return (filter_grad_over_x if alike and is_over_x(x, g, geometry) else filter_grad)(x, g, geometry, **keywords)
+    """F over x where that has fewer channels."""
+    inputs, outputs = (a.shape[geometry.channel_axis] for a in (x, g))
+    over = static(x) and static(g) and is_over_fewer(geometry, inputs, outputs, x.size // inputs, g.size // outputs)
+    return (filter_grad_over_x if over else filter_grad)(x, g, geometry, **keywords)
 
 
 def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:

@@ -32,13 +32,16 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
 )
 
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
-SLOWER = (1, 2.3, 3.2)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
+SLOWER = (1, 2.3, 10)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
 VOLUME = 6  # times as long, that a jump takes in three
+CACHED = 2**20  # elements of the window of a filter gradient in two dimensions, beyond which XLA reads it from memory
+FROM_MEMORY = 3  # again for each row of results, which takes so many times as long
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
 # What other elements count, of those that are moved in order:
 ADDED = 1.2  # for each term of overlap_add
 TRANSPOSED = 4
-LEADING = 3  # times as long: g of a filter gradient by convolution, whose channels become the batch
+OF_BATCH = 3  # times as long: operands of a filter gradient by convolution, whose batch becomes its features,
+WINDOW = 2  # or where it is the window, whose channels are last before and after
 COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 6  # in products with a small filter, where channels are last,
@@ -49,12 +52,18 @@ BESIDE = 8  # results in the innermost dimension, below which XLA does not compu
 SUMMED = 2  # times as fast, that products of a tap are summed by a product with ones
 
 
-def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
-    """A convolution as a product of its patches: rows, features, columns; and the window of a patch, and the steps in it.
+def _over_x(contraction: Contraction, sizes: Sizes) -> bool:
+    """Whether F by a convolution has x on the left, and g as the window."""
+    samples, lengths = math.prod(sizes.spatial), math.prod(sizes.lengths)
+    fewer = dilated.is_over_fewer(sizes.geometry, sizes.in_channels, sizes.out_channels, samples, lengths)
+    return contraction == "filter_grad" and fewer
 
-    That of F has g on the left here, also where `dilated.filter_grad_of_fewer` has x there, which mostly takes less.
-    """
+
+def _patched(contraction: Contraction, sizes: Sizes) -> tuple[int, int, int, tuple[int, ...], tuple[int, ...]]:
+    """A convolution as a product of its patches: rows, features, columns; and the window of a patch, and the steps in it."""
     geometry = sizes.geometry
+    if _over_x(contraction, sizes):
+        return sizes.in_channels * sizes.taps, sizes.batch, sizes.out_channels, sizes.lengths, geometry.strides
     if contraction == "filter_grad":
         return sizes.out_channels * sizes.taps, sizes.batch, sizes.in_channels, sizes.spatial, geometry.strides
     if contraction == "input_grad":
@@ -78,16 +87,18 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     rows, features, columns, window, steps = _patched(contraction, sizes)
     gathered = rows * math.prod(window) * features
     jumps: float = rows * math.prod(window[:-1] if set(steps) == {1} else window)  # from one run of a patch to the next
-    if features == 1 and contraction == "filter_grad":
-        jumps = max(jumps, gathered / 2)
-    leading = LEADING if geometry.channels_last else 1  # channels that are first are brought there on the way
-    transposed = {"filter_grad": sizes.x + leading * sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction]
     pointwise = math.prod(window) == 1  # nothing to gather
+    left, right = (sizes.x, sizes.y) if _over_x(contraction, sizes) else (sizes.y, sizes.x)
+    by_batch = OF_BATCH * left + (WINDOW if geometry.channels_last else OF_BATCH) * right
+    transposed = {"filter_grad": by_batch, "transpose": sizes.w, "input_grad": 0}[contraction]
+    again = 0.0
+    if n == 2 and contraction == "filter_grad" and math.prod(window) * features * columns > CACHED:
+        again = FROM_MEMORY * gathered * columns / geometry.kernel[-1]
     return Work(
         convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
         gathered=0 if pointwise else gathered,
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
-        moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
+        moved=operands + TRANSPOSED * transposed + again + rows * columns / COPIED,
         steps=1,
         temporary={"filter_grad": sizes.x + sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction],
     )
@@ -143,18 +154,18 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     elif product:
         amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, channels_last)]
     else:
-        inner = inner_sizes(sizes, way)
-        fewer, batch, spatial = merged(inner.geometry, inner.batch, inner.spatial)
+        inner, joined = inner_sizes(sizes, way), _joined(contraction, sizes, way, channels_last=True)
+        fewer, batch, spatial = merged(contraction, inner.geometry, inner.batch, inner.spatial)
         amounts = [
             _convolution(contraction, inner._replace(geometry=fewer, batch=batch, spatial=spatial)),
-            _joined(contraction, sizes, way, channels_last=True),
+            joined if contraction != "filter_grad" else joined._replace(temporary=0),  # one copy makes patches and the order of F
             Work(moved=inner.y + TRANSPOSED * inner.w, temporary=inner.w),
         ]
     if not channels_last and product:
         # x or the products, whichever is less
         result = {"transpose": sizes.y, "input_grad": min(sizes.x, sizes.products), "filter_grad": 0}[contraction]
         amounts.append(Work(moved=TRANSPOSED * result))
-    elif not channels_last:
+    elif not channels_last and contraction != "filter_grad":  # whose one copy brings channels last, too
         amounts.append(Work(moved=TRANSPOSED * (sizes.x + sizes.y), temporary=sizes.x + sizes.y))
     return total(*amounts, Work(steps=1))
 

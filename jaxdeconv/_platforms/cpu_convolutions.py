@@ -26,16 +26,21 @@ def ordered(contraction: Contraction) -> Callable[..., jax.Array]:
     return partial(dilated.filter_grad_of_fewer if contraction == "filter_grad" else getattr(dilated, contraction), in_order=True)
 
 
-def _runs(geometry: Geometry) -> list[list[int]]:
-    """The dimensions, neighbours of one tap and stride 1 together; first those that are of the batch."""
+def _runs(contraction: Contraction, geometry: Geometry) -> list[list[int]]:
+    """The dimensions that are one, in the order of the operands: first those that are of the batch.
+
+    Of a filter gradient all of one tap are: it sums over them, and its operands are copied in another order anyway.
+    """
     plain = [k == s == 1 for k, s in zip(geometry.kernel, geometry.strides, strict=True)]
+    if contraction == "filter_grad":
+        return [[d for d, one in enumerate(plain) if one], *([d] for d, one in enumerate(plain) if not one)]
     groups = [list(group) for _, group in itertools.groupby(range(geometry.ndim), lambda d: None if plain[d] else d)]
     return groups if plain and plain[0] else [[], *groups]
 
 
-def merged(geometry: Geometry, batch: Any, spatial: Sequence[Any]) -> tuple[Geometry, Any, tuple[Any, ...]]:
+def merged(contraction: Contraction, geometry: Geometry, batch: Any, spatial: Sequence[Any]) -> tuple[Geometry, Any, tuple[Any, ...]]:
     """The geometry of fewer dimensions, and the batch and the spatial sizes of an input or output in it."""
-    of_batch, *runs = _runs(geometry)
+    of_batch, *runs = _runs(contraction, geometry)
     first = [group[0] for group in runs]
     fewer: dict[str, Any] = {
         name: tuple(getattr(geometry, name)[d] for d in first) for name in ("kernel", "strides", "dilations", "crops")
@@ -49,11 +54,12 @@ def _in_fewer(contraction: Contraction, lhs: jax.Array, rhs: jax.Array, geometry
     function = ordered(contraction)
     if not static(lhs):  # JAX cannot always multiply symbolic sizes
         return function(lhs, rhs, geometry, **keywords)
-    fewer, *_ = merged(geometry, 1, geometry.kernel)
+    fewer, *_ = merged(contraction, geometry, 1, geometry.kernel)
+    order = (0, *(1 + d for d in itertools.chain(*_runs(contraction, geometry))), lhs.ndim - 1)
 
     def activation(a: jax.Array) -> jax.Array:
-        _, batch, spatial = merged(geometry, a.shape[0], a.shape[1:-1])
-        return a.reshape(batch, *spatial, a.shape[-1])
+        _, batch, spatial = merged(contraction, geometry, a.shape[0], a.shape[1:-1])
+        return a.transpose(order).reshape(batch, *spatial, a.shape[-1])
 
     rhs = activation(rhs) if contraction == "filter_grad" else rhs.reshape(*fewer.kernel, *rhs.shape[-2:])
     return function(activation(lhs), rhs, fewer, **keywords)

@@ -120,7 +120,7 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 
 def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F by a convolution: over x if its channels are fewer than those of g, and than the rows of a tile, and nothing is stuffed."""
-    if dilated.is_over_x(x, g, geometry, ROWS):
+    if dilated.is_over_x(geometry, x.shape[geometry.channel_axis], g.shape[geometry.channel_axis], ROWS):
         return dilated.filter_grad_over_x(x, g, geometry, **keywords)
     return dilated.filter_grad_by_item(x, g, geometry, **keywords)
 
