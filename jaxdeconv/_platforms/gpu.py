@@ -9,7 +9,13 @@ Only "dilated" and "matmul" are chosen here; the amounts of others are those of 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
+import jax
+from jax import lax
+
+from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import Lowering, general
 from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work
 from jaxdeconv._platforms import cpu
@@ -77,9 +83,22 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     return own[name](contraction, sizes) if name in own else cpu.work(name, contraction, sizes)
 
 
+@lru_cache(None)
 def lowering(contraction: Contraction, name: Name) -> Lowering:
-    """The function, in the form that is fast here."""
-    return general(contraction, name)
+    """The function, in the form that is fast here.
+
+    XLA moves the reversal of a filter before a product with a scalar, as of a spectral norm, and into a convolution that makes the
+    filter, as a filter gradient is made. Then it finds none at T, which it computes over stuffed zeros. So a barrier keeps the filter
+    apart. C's filter has one too, so that XLA brings it to cuDNN's order once for both.
+    """
+    function = general(contraction, name)
+    if name != "dilated" or contraction == "filter_grad":
+        return function
+
+    def lowered(lhs: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+        return function(lhs, lax.optimization_barrier(w), geometry, **keywords)  # type: ignore[no-untyped-call]
+
+    return lowered
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
