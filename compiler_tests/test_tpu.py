@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip("libtpu")
 
+import jax
+
 from benchmarks.compiled import CHIPS, lower_for, mesh
 from benchmarks.estimates import MOST_OF_LAX, MOST_REGRET, choices, programs, regret
 from benchmarks.layers import LAYERS, Layer
@@ -34,11 +36,11 @@ MODES = {"forward": 1, "train": 3}  # and how many contractions they are
 LEAST_GAIN, MEAN_REGRET = 1.5, 1.05
 WORSE = {  # what falls short: the rates are those of a v5e in bfloat16, and the depthwise one takes 20 thousand cycles in all
     ("v5e", "bfloat16", "mimi.upsample.b1", "train", "best"),
-    ("v5e", "bfloat16", "grouped.2d.b8", "train", "lax"),
     ("v5e", "float32", "bigvgan.stage3.b1", "forward", "best"),
     ("v6e", "bfloat16", "dcgan.up4.b16", "forward", "best"),
-    ("v7x", "bfloat16", "dcgan.up4.b16", "forward", "best"),
 }
+if jax.__version_info__ < (0, 12):  # newer: the grouped layer takes fewer cycles and lax more, and so does "matmul" on v7x
+    WORSE |= {("v5e", "bfloat16", "grouped.2d.b8", "train", "lax"), ("v7x", "bfloat16", "dcgan.up4.b16", "forward", "best")}
 
 
 def check(names, dtype, chip="v5e", channels_last=True):
