@@ -1,7 +1,7 @@
 """`dilated` inside of `mixed`, as XLA on CPU computes it faster: in the order of its fast path, in few dimensions.
 
-A dimension of one tap is no dimension of a convolution: leading ones are more of the batch, neighbouring ones are one. XLA's
-convolutions of three dimensions take several times as long as those of two and one.
+A dimension of one tap is no dimension of a convolution: leading ones are more of the batch, neighbouring ones are one, and to a
+filter gradient all are more of the batch. XLA's convolutions of three dimensions take several times as long as those of two and one.
 """
 
 from __future__ import annotations
