@@ -231,6 +231,17 @@ def test_a_large_window_of_two_dimensions_is_read_again():
     assert large > 2 * 8**2 * small
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["dilated", "polyphase", "taps,phases"])
+def test_memory_of_a_filter_gradient_by_a_convolution_is_counted_once(name, channels_last):
+    """One copy of each operand makes patches, brings channels last, and the batch into the place of the features."""
+    sizes = same(4, 30, (8, 16), 4, 2, ndim=2)
+    sizes = sizes._replace(geometry=replace(sizes.geometry, channels_last=channels_last))
+    inner = mixed.inner_sizes(sizes, mixed.apart(sizes.geometry, forms_of(name, 2)))
+    held = inner.x + inner.y + (inner.w if name != "dilated" else 0)
+    assert work("cpu", name, "filter_grad", sizes).temporary == held
+
+
 def test_memory_is_taken_only_where_it_is_worth_it():
     avoided = 0
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):

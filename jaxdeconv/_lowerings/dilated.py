@@ -217,7 +217,7 @@ def is_over_x(geometry: Geometry, inputs: Any, outputs: Any, most: float = math.
 
 
 def is_over_fewer(geometry: Geometry, inputs: int, outputs: int, x_samples: int, g_samples: int) -> bool:
-    """Whether `filter_grad_of_fewer` is over x: of fewer channels and about as many samples: what is padded is multiplied, too."""
+    """Whether `filter_grad_of_fewer` is over x, of fewer channels and about as many samples: what is padded is multiplied, too."""
     return g_samples < 2 * x_samples and is_over_x(geometry, inputs, outputs)
 
 

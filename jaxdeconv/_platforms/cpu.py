@@ -134,13 +134,14 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
     whole = Work(moved=moved)
     if contraction != "transpose" and count == 1 and channels_last and not cpu_patches.joins_taps(outer):
         whole = Work(rearranged=held)  # XLA makes a transposition of its own, which is slower than a loop
+    if contraction == "filter_grad" and not is_product(way.forms):
+        return whole  # the copy that brings them into the order of F holds them
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
-        if is_product(way.forms):
-            if batches * pieces > 1:
-                whole = Work(*(IN_LOOP * amount for amount in whole))
-            taken = sizes.x + sizes.y if pieces > 1 else 0  # what a piece has of the operands
-            return whole._replace(temporary=(held + taken) // (batches * pieces))
+        if batches * pieces > 1:
+            whole = Work(*(IN_LOOP * amount for amount in whole))
+        taken = sizes.x + sizes.y if pieces > 1 else 0  # what a piece has of the operands
+        return whole._replace(temporary=(held + taken) // (batches * pieces))
     return whole._replace(temporary=held)
 
 
@@ -154,11 +155,11 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     elif product:
         amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, channels_last)]
     else:
-        inner, joined = inner_sizes(sizes, way), _joined(contraction, sizes, way, channels_last=True)
+        inner = inner_sizes(sizes, way)
         fewer, batch, spatial = merged(contraction, inner.geometry, inner.batch, inner.spatial)
         amounts = [
             _convolution(contraction, inner._replace(geometry=fewer, batch=batch, spatial=spatial)),
-            joined if contraction != "filter_grad" else joined._replace(temporary=0),  # one copy makes patches and the order of F
+            _joined(contraction, sizes, way, channels_last=True),
             Work(moved=inner.y + TRANSPOSED * inner.w, temporary=inner.w),
         ]
     if not channels_last and product:
