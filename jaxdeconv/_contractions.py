@@ -7,7 +7,7 @@ differentiated by JAX but where `_derivatives` says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, get_args
@@ -36,6 +36,8 @@ CONTRACTIONS: Mapping[str, Contraction] = {"x": "input_grad", "w": "filter_grad"
 TARGETS: Mapping[Contraction, str] = {contraction: name for name, contraction in CONTRACTIONS.items()}
 """And back."""
 OPERANDS: Mapping[str, tuple[str, str]] = {"x": ("y", "w"), "w": ("x", "y"), "y": ("x", "w")}
+INDICES: Mapping[str, tuple[str, str]] = {"x": ("batch", "in"), "w": ("in", "out"), "y": ("batch", "out")}
+"""Of the three arrays, beside those of space and the kernel."""
 
 
 def is_convolution(name: Name) -> bool:
@@ -278,10 +280,10 @@ def _per_platform(
 def _apart(
     together: Binary,
     batched: Binary,
-    folded: Callable[[int], Binary] | None = None,
-    mapped_before: tuple[bool, bool] = (False, False),
+    folded: Sequence[Callable[[int], Binary] | None] = (None, None),
+    mapped_before: Sequence[bool] = (False, False),
 ) -> Binary:
-    """`together`, but `batched` under a `jax.vmap` over both operands, and `folded(axis_size)` under one over the first; all agree.
+    """`together`, but `batched` under a `jax.vmap` over both operands, and `folded[i](axis_size)` under one over the i-th; all agree.
 
     Of a convolution, JAX makes under one over both a convolution with a group for each element of the batch. XLA computes it naively
     on CPU, stuffs zeros for cuDNN, and estimates twice the cycles on TPU; of a matrix product it makes matrix products.
@@ -294,29 +296,55 @@ def _apart(
     @apart.def_vmap
     def _(axis_size: int, in_batched: list[bool], lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, bool]:
         axes = tuple(0 if mapped_now else None for mapped_now in in_batched)
-        both = in_batched[0] or mapped_before[0], in_batched[1] or mapped_before[1]
-        if all(both):
+        mapped = [now or before for now, before in zip(in_batched, mapped_before, strict=True)]
+        if all(mapped):
             return jax.vmap(batched, axes)(lhs, rhs), True
-        if folded is not None and in_batched[0]:
-            return folded(axis_size)(lhs, rhs), True
-        return _apart(jax.vmap(together, axes), jax.vmap(batched, axes), None, both)(lhs, rhs), True
+        if (of_one := folded[in_batched.index(True)]) is not None:
+            return of_one(axis_size)(lhs, rhs), True
+        return _apart(jax.vmap(together, axes), jax.vmap(batched, axes), mapped_before=mapped)(lhs, rhs), True
 
     result: Binary = apart
     return result
 
 
-def _folded(target: str, form: Form, axis_size: int) -> Binary:
-    """x or y of a mapped y or x, and one filter: mapped elements are more of the batch, and the choice sees so many."""
+def _fold(target: str, mapped: str, form: Form, products: Binary) -> Callable[[int], Binary] | None:
+    """The array `target`, of one operand that is mapped over and one that is not, as one contraction, of which the choice sees all.
 
-    def widened(array: Array) -> Array:
-        return array._replace(shape=(axis_size * array.shape[0], *array.shape[1:]))
+    Mapped elements are more of the index that the two arrays share: of the batch, or of the channels, if there is one group. That
+    takes a copy of the filters, so if they are the largest, it is `products`, which take them as they are.
+    """
+    (index,) = set(INDICES[target]) & set(INDICES[mapped])
+    if index != "batch" and form.geometry.groups > 1:
+        return None
 
-    def run(lhs: jax.Array, w: jax.Array) -> jax.Array:
-        first, wide = OPERANDS[target][0], form._replace(x=widened(form.x), y=widened(form.y))
-        result = contract(target, {first: lhs.reshape(axis_size * lhs.shape[1], *lhs.shape[2:]), "w": w}, wide)
-        return result.reshape(axis_size, *getattr(form, target).shape)
+    def axis(name: str) -> int:
+        if index == "batch":
+            return 0
+        return positions(LAYOUTS[form.layout], len(form.w.shape))[index][0] if name == "w" else form.geometry.channel_axis
 
-    return run
+    def widened(name: str, axis_size: int) -> Array:
+        array: Array = getattr(form, name)
+        shape = list(array.shape)
+        shape[axis(name)] *= axis_size
+        return array._replace(shape=tuple(shape))
+
+    def folded(axis_size: int) -> Binary:
+        wide = Form(**form._asdict() | {name: widened(name, axis_size) for name in (target, mapped)})
+        _, filter_shape, _ = shapes_of({"x": wide.x.shape, "y": wide.y.shape}, form.geometry)
+        wide = wide._replace(filter_shape=filter_shape)
+        x, w, y = (math.prod(typical(shape)) for shape in (wide.x.shape, filter_shape, wide.y.shape))
+        if index != "batch" and w > max(x, y):
+            return jax.vmap(products, tuple(0 if name == mapped else None for name in OPERANDS[target]))
+
+        def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            operands = dict(zip(OPERANDS[target], (lhs, rhs), strict=True))
+            operands[mapped] = jnp.moveaxis(operands[mapped], 0, axis(mapped)).reshape(getattr(wide, mapped).shape)
+            shape, at = getattr(form, target).shape, axis(target)
+            return jnp.moveaxis(contract(target, operands, wide).reshape(*shape[:at], axis_size, *shape[at:]), at, 0)
+
+        return run
+
+    return folded
 
 
 def nothing(a: jax.Array, dtype: Any) -> jax.Array:
@@ -396,6 +424,6 @@ def contract(
 
     run = chosen(choices)
     if separable and not options.implementation and unable("matmul", contraction, sizes) is None:
-        products = choices | {platform: "matmul" for platform, name in choices.items() if is_convolution(name)}
-        run = _apart(run, chosen(products), None if target == "w" else partial(_folded, target, form))
+        products = chosen(choices | {platform: "matmul" for platform, name in choices.items() if is_convolution(name)})
+        run = _apart(run, products, [_fold(target, operand, form, products) for operand in (first, second)])
     return run(lhs, rhs)

@@ -602,8 +602,12 @@ def test_what_is_mapped_has_the_sizes_of_the_whole_batch():
     assert jaxdeconv.explain(jax.vmap(jax.vmap(batched, (0, None)), (0, None)), struct(3, 8, 2, 9, 6), w).input_shape == (48, 9, 6)
     mapped = jax.vmap(jax.grad(lambda w, x: (batched(x, w) ** 2).sum(), (0, 1)), (None, 0))
     assert jaxdeconv.explain(mapped, w, xs).input_shape == (16, 9, 6)
-    for axes, x, filters in (((0, 0), xs, struct(8, 4, 5, 6)), ((None, 0), struct(2, 9, 6), struct(8, 4, 5, 6))):
-        assert jaxdeconv.explain(jax.vmap(batched, axes), x, filters).input_shape == (16, 9, 6)
+    filters = struct(8, 4, 5, 6)
+    assert jaxdeconv.explain(jax.vmap(batched), xs, filters).input_shape == (16, 9, 6)
+    of_filters = jaxdeconv.explain(jax.vmap(batched, (None, 0)), struct(2, 9, 6), filters)
+    assert of_filters == jaxdeconv.explain(batched, struct(2, 9, 6), struct(4, 40, 6))
+    grouped = jax.vmap(lambda x, w: jaxdeconv.lax.conv_transpose(x, w, (2,), "SAME", feature_group_count=2), (None, 0))
+    assert jaxdeconv.explain(grouped, struct(2, 9, 10), filters).input_shape == (16, 9, 10)
 
 
 def test_what_is_mapped_over_both_is_by_products():

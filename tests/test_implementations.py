@@ -546,6 +546,29 @@ def test_filters_as_they_are_stored(name, layout):
     assert kept == [True] * 5 + [False] * 3
 
 
+@pytest.mark.parametrize("layout", ["lax", "haiku", "equinox", "torch"])
+def test_stored_filters_that_are_mapped_over(layout):
+    """And inputs or gradients for gradients of one filter: of each layout as of TensorFlow's, with groups and without."""
+    for layer in (layers.Layer(2, (3, 2), 4, 6, (3, 2), (2, 1), (1, 1), ((1, 0), (0, 1)), groups) for groups in (1, 2)):
+        xs, ws, gs = (np.stack(each) for each in zip(*map(layer.operands, range(3)), strict=True))
+        geometry, options = Geometry(*layer.window), _call.Options("mapped", "mapped", xs.dtype)
+        to_layout = partial(jaxdeconv.convert_filters, source="tf", target=layout, groups=layer.groups)
+        stored = np.stack([to_layout(w) for w in ws])
+
+        def run(x, w, layout=layout, geometry=geometry, options=options):
+            return _call.conv_transpose(x, w, geometry, options, layout=layout)
+
+        def of_filter(x, g, w, run=run):
+            return jax.vjp(lambda w: run(x, w), w)[1](g)[0]
+
+        of_tf = partial(run, layout="tf")
+        np.testing.assert_allclose(jax.vmap(run, (None, 0))(xs[0], stored), jax.vmap(of_tf, (None, 0))(xs[0], ws), 1e-12, 1e-12)
+        for axes, x, g in (((0, None, None), xs, gs[0]), ((None, 0, None), xs[0], gs)):
+            expected = jax.vmap(partial(of_filter, run=of_tf), axes)(x, g, ws[0])
+            actual = jax.vmap(of_filter, axes)(x, g, stored[0])
+            np.testing.assert_allclose(actual, [to_layout(each) for each in expected], 1e-12, 1e-12)
+
+
 @pytest.mark.parametrize("contraction", CONTRACTIONS)
 def test_the_accumulator_is_wide(contraction):
     """Sums of float16 products in float32: each result is that of the exact sum of the operands as they are."""

@@ -298,6 +298,27 @@ def test_vmap(case):
     close(results[3], tuple(each.reshape(3, 2, *each.shape[1:]) for each in loop(own, first, 6)))
 
 
+@some
+def test_vmap_over_one_operand_of_each_contraction(case):
+    """Filters for one y, inputs for one gradient of a filter, gradients for one x: mapped channels, of the operand and the result."""
+    (xs, ws, gs), op = (np.stack(each) for each in zip(*map(case.operands, range(3)), strict=True)), case.op()
+    gradients = [
+        jax.vmap(op, (None, 0)),
+        jax.vmap(lambda g, w: jax.vjp(lambda x: op(x, w), xs[0])[1](g)[0], (None, 0)),
+        jax.vmap(lambda x, g: jax.vjp(lambda w: op(x, w), ws[0])[1](g)[0], (0, None)),
+        jax.vmap(lambda x, g: jax.vjp(lambda w: op(x, w), ws[0])[1](g)[0], (None, 0)),
+    ]
+    operands = (xs[0], ws), (gs[0], ws), (xs, gs[0]), (xs[0], gs)
+    results = [jax.jit(each, compiler_options=QUICK)(*arrays) for each, arrays in zip(gradients, operands, strict=True)]
+    expected = [
+        [case.expected(xs[0], w, gs[0])[0] for w in ws],
+        [case.expected(xs[0], w, gs[0])[1] for w in ws],
+        [case.expected(x, ws[0], gs[0])[2] for x in xs],
+        [case.expected(xs[0], ws[0], g)[2] for g in gs],
+    ]
+    close(results, [np.stack(each) for each in expected])
+
+
 EMPTY = {
     "batch": (0, (2, 3), 4, (4, 5)),
     "input channels": (2, (2, 3), 0, (4, 5)),
