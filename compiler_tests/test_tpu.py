@@ -30,6 +30,7 @@ WIDE = (
 FIRST = ("hifigan.up1.b1", "dcgan.up4.b16", "unet3d.k3.b1", "dla.up.b1")
 OTHERS = ("hifigan.up1.b1", "dcgan.up4.b16", "unet3d.k3.b1")
 FEW = Layer("few inputs", "random.11, seed 3002", 5, (33, 51), 3, 34, (2, 2), (1, 1), ((0, 1), (0, 1)), (1, 1), 1)
+FEW_OUTPUTS = Layer("few outputs", "random.7, seed 6501", 9, (1757,), 19, 1, (14,), (14,), ((0, 0),), (1,), 1)
 NETWORK = ("hifigan.up1.b1", "hifigan.up3.b16", "encodec.up2.b1", "dcgan.up4.b16", "cyclegan.up1.b1", "vnet.up3.b1")
 MODES = {"forward": 1, "train": 3}  # and how many contractions they are
 
@@ -96,6 +97,16 @@ def test_filter_gradient_of_few_inputs():
     assert choices(FEW, "bfloat16")["F"] == "dilated"
     ours, lax = (facts(one, lower_for(one, *each[by], "bfloat16")).cycles for by in ("chosen", "lax"))
     assert ours <= MOST_OF_LAX * lax
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize(("layer", "letter"), [(FEW_OUTPUTS, "T"), (BY_NAME["unet.up2.b1"], "F")])
+def test_products_of_few_outputs_and_of_a_strided_filter_gradient(layer, letter, between):
+    """Of few channels XLA puts others in the lanes, and pads less; F of several dimensions with a stride it computes slowly."""
+    one, each = mesh(CHIPS["v5e"], 1), programs(layer, between=between)[letter]
+    assert choices(layer, "bfloat16")[letter] == "matmul"
+    chosen, other = (facts(one, lower_for(one, *each[by], "bfloat16")).cycles for by in ("matmul", "dilated"))
+    assert MOST_REGRET * chosen <= other
 
 
 def test_channels_first():

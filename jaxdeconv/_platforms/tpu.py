@@ -35,13 +35,15 @@ SUBLANES = 8
 ROWS = 16  # of a tile of 16-bit elements
 FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes, or taps
 LONG = 1024  # inputs from which XLA makes parts of the signal items of the batch, if that does not fill the sublanes
-PARTED = 5  # times as much gradients take where the batch does not fill the sublanes: of one dimension, and F in three with a stride
+PARTED = 5  # times as much gradients of one dimension take where the batch does not fill the sublanes
+STRIDED = 2  # and of several dimensions with a stride
 SPREAD = 1.25  # times as much T takes,
-SKIPPED = 0.4  # but less where the batch fills the sublanes, or where no taps overlap
+SKIPPED = 0.4  # but less where taps overlap and the batch fills the sublanes, or where none do and outputs fill the rows of a tile
 INPUTS = 1.5  # times that an input is rearranged; an output is once,
 PRODUCTS = 0.55  # and a product or patch,
 OVERLAPPED = 0.4  # and more of it in several dimensions
 DEPTHWISE = 16  # times, and for products that are no matrix product, of 16-bit floats, which are converted for it
+OUTER = 2  # and where a group has one input, but several outputs
 STARTED = 2  # programs that a product is more than a convolution
 
 
@@ -51,7 +53,7 @@ def _tiles(channels: int) -> int:
 
 def _held(channels: int) -> int:
     """Channels as they are stored."""
-    return LANES * _tiles(channels) if channels >= FEW_CHANNELS else FEW_CHANNELS
+    return LANES * _tiles(channels) if channels >= FEW_CHANNELS else max(channels, SUBLANES)
 
 
 def _registers(sizes: Sizes) -> float:
@@ -75,11 +77,12 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
     few = contraction == "transpose" and features < FEW_CHANNELS  # then several taps are one tile
     tiles = (min(sizes.taps, 2 * _tiles(sizes.taps * features)) if few else sizes.taps * _tiles(features)) * _tiles(columns) * groups
     filled = sizes.batch >= SUBLANES
-    # Of one dimension C is with F, since their products share the patches, but for few outputs, whose patches fill no lanes.
+    # C is with F, since their products share the patches, but for few outputs, whose patches fill no lanes.
     with_f = contraction == "filter_grad" or (contraction == "input_grad" and sizes.out_channels >= FEW_CHANNELS)
-    parted = with_f and geometry.ndim == 1 and max(geometry.dilations) == 1 and not filled
+    over_x = dilated.is_over_x(geometry, sizes.in_channels, sizes.out_channels, ROWS)
+    parted = with_f and geometry.ndim == 1 and max(geometry.dilations) == 1 and not filled and not over_x
     if contraction == "filter_grad" or parted:
-        rows = sizes.batch * inputs * (PARTED if geometry.ndim > 2 and max(geometry.strides) > 1 and not filled else 1)
+        rows = sizes.batch * inputs
     else:
         positions = math.prod(sizes.lengths) if contraction == "transpose" else inputs
         rows = positions * (sizes.batch if filled or inputs >= LONG else SUBLANES // 2)
@@ -87,10 +90,12 @@ def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
     operations = 2 * LANES * LANES * tiles * rows
     counted: float = 1
     if contraction == "transpose" and groups == 1:
-        overlap = any(k > s for k, s in zip(geometry.kernel, geometry.strides, strict=True))
-        counted = SPREAD if overlap and not filled else SKIPPED
+        apart = all(k <= s for k, s in zip(geometry.kernel, geometry.strides, strict=True))
+        counted = SKIPPED if (columns >= ROWS if apart else filled) else SPREAD
     elif parted:
         counted = PARTED
+    elif with_f and geometry.ndim > 1 and max(geometry.strides) > 1 and not filled:
+        counted = STRIDED
     return Work(convolution=counted * operations, moved=sizes.x + sizes.y + sizes.w, rearranged=counted * (INPUTS * x + y))
 
 
@@ -102,6 +107,7 @@ def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
     rows = SUBLANES * -(-inputs // SUBLANES)
     products = inputs * sizes.taps * _held(sizes.out_channels) * _registers(sizes)
     passes = PRODUCTS + (OVERLAPPED if geometry.ndim > 1 else 0) + (DEPTHWISE if sizes.depthwise and sizes.itemsize < 4 else 0)
+    passes += OUTER if sizes.in_channels == groups < sizes.out_channels else 0
     x, y = _edges(sizes)
     return Work(
         product=2 * LANES * LANES * tiles * rows,
