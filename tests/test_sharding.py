@@ -382,6 +382,22 @@ def test_explicit_axes_under_vmap():
                 np.testing.assert_allclose(actual, right, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("specs", [(P("a"), P()), (P(), P("a")), (P("a"), P("b")), (P(), P(None, None, "a"))], ids=str)
+def test_several_filters_of_one_input(kind, specs):
+    """Mapped over, they become channels; sharded along the filters, the batch, both, and along the channels."""
+    several, given = jnp.stack([W, -W, W / 2, 3 * W]), mesh(kind)
+
+    def loss(x, w):
+        return jnp.sum(jnp.sin(jax.vmap(lambda w: jaxdeconv.conv1d_transpose(x, w, None, 2))(w)))
+
+    expected = jax.grad(loss, (0, 1))(X, several)
+    with jax.set_mesh(given):
+        x, w = (jax.device_put(a, NamedSharding(given, spec)) for a, spec in zip((X, several), specs, strict=True))
+        for actual, right in zip(jax.jit(jax.grad(loss, (0, 1)))(x, w), expected, strict=True):
+            np.testing.assert_allclose(actual, right, rtol=1e-10, atol=1e-10)
+
+
 def shard(function, in_specs, out_specs, **keywords):
     return jax.jit(
         jax.shard_map(function, mesh=mesh(AxisType.Auto, (8,), ("a",)), in_specs=in_specs, out_specs=out_specs, **keywords)
