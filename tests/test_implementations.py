@@ -548,8 +548,9 @@ def test_filters_as_they_are_stored(name, layout):
 
 @pytest.mark.parametrize("layout", ["lax", "haiku", "equinox", "torch"])
 def test_stored_filters_that_are_mapped_over(layout):
-    """And inputs or gradients for gradients of one filter: of each layout as of TensorFlow's, with groups and without."""
-    for layer in (layers.Layer(2, (3, 2), 4, 6, (3, 2), (2, 1), (1, 1), ((1, 0), (0, 1)), groups) for groups in (1, 2)):
+    """And inputs or gradients for gradients of one filter: of each layout as of TensorFlow's, larger than the filters and smaller."""
+    for batch, spatial, groups in itertools.product((2, 8), ((3, 2), (9, 5)), (1, 2)):
+        layer = layers.Layer(batch, spatial, 4, 6, (3, 2), (2, 1), (1, 1), ((1, 0), (0, 1)), groups)
         xs, ws, gs = (np.stack(each) for each in zip(*map(layer.operands, range(3)), strict=True))
         geometry, options = Geometry(*layer.window), _call.Options("mapped", "mapped", xs.dtype)
         to_layout = partial(jaxdeconv.convert_filters, source="tf", target=layout, groups=layer.groups)

@@ -388,10 +388,13 @@ def test_several_filters_of_one_input(kind, specs):
     """Mapped over, they become channels; sharded along the filters, the batch, both, and along the channels."""
     several, given = jnp.stack([W, -W, W / 2, 3 * W]), mesh(kind)
 
-    def loss(x, w):
-        return jnp.sum(jnp.sin(jax.vmap(lambda w: jaxdeconv.conv1d_transpose(x, w, None, 2))(w)))
+    def of_one(x, w):
+        return jaxdeconv.conv1d_transpose(x, w, None, 2)
 
-    expected = jax.grad(loss, (0, 1))(X, several)
+    def loss(x, w):
+        return jnp.sum(jnp.sin(jax.vmap(of_one, (None, 0))(x, w)))
+
+    expected = jax.grad(lambda x, ws: sum(jnp.sum(jnp.sin(of_one(x, w))) for w in ws), (0, 1))(X, several)
     with jax.set_mesh(given):
         x, w = (jax.device_put(a, NamedSharding(given, spec)) for a, spec in zip((X, several), specs, strict=True))
         for actual, right in zip(jax.jit(jax.grad(loss, (0, 1)))(x, w), expected, strict=True):
