@@ -86,7 +86,7 @@ traced_anew: Any = jax.make_user_context(None)  # type: ignore[no-untyped-call]
 def how(function: str, implementation: Any, forward_mode: Any, tuning: Any = None) -> _How:
     """All as given, or as `defaults` says where they are None; for tuning, as the environment says where that does not."""
     if implementation is not None and not (isinstance(implementation, str) and is_mixture(implementation)):
-        advice = f"pass one of these, or forms that differ, one for each dimension, as in {_MIXTURE!r}"
+        advice = f"pass one of these, or a form for each dimension, as in {_MIXTURE!r}"
         choice(function, "implementation", implementation, (None, *get_args(Implementation)), advice)
     if forward_mode is not None:
         choice(function, "forward_mode", forward_mode, (False, True))

@@ -403,7 +403,7 @@ def test_errors_of_defaults():
     for name in ("fast", "taps,fast", "taps,"):
         with pytest.raises(ValueError, match="defaults: implementation must be") as caught, jaxdeconv.defaults(implementation=name):
             pass
-        advice = "pass one of these, or forms that differ, one for each dimension, as in 'taps,dilated'"
+        advice = "pass one of these, or a form for each dimension, as in 'taps,dilated'"
         assert str(caught.value).endswith(f", got implementation={name!r}; {advice}")
 
 

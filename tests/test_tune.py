@@ -65,7 +65,7 @@ def test_op_and_both_gradients_are_measured():
         assert case[:2] == ("cpu", jax.devices()[0].device_kind)
         assert (case.sizes.batch, case.sizes.spatial, case.sizes.in_channels, case.sizes.out_channels) == (2, (9,), 6, 5)
         assert case.dtype == "float64"
-        assert dict(found.seconds) == {"dilated": 3.0, "matmul": 2.0, "polyphase": 1.0}
+        assert dict(found.seconds) == {"dilated": 3.0, "matmul": 2.0, "polyphase": 1.0, "taps": 4.0}
         assert found.refused == ()
     assert [found.estimated for found in tuning.entries.values()] == chosen()
 
@@ -86,7 +86,7 @@ def test_every_lowering_that_is_measured_is_computed(monkeypatch):
     monkeypatch.setattr(_tune, "contract", seen)
     monkeypatch.setattr(_tune, "medians", counted)
     tuned(contractions=["input_grad"])
-    assert sorted(filter(None, names)) == ["dilated", "matmul", "polyphase"]
+    assert sorted(filter(None, names)) == ["dilated", "matmul", "polyphase", "taps"]
 
 
 def test_all_runs_on_the_device_that_the_table_is_of(monkeypatch):
@@ -94,7 +94,7 @@ def test_all_runs_on_the_device_that_the_table_is_of(monkeypatch):
     monkeypatch.setattr(_tune, "medians", lambda runs, rounds, within: used.extend(run().devices() for run in runs.values()) or {})
     with jax.default_device(jax.devices()[1]):
         tuned()
-    assert used == [{jax.devices()[0]}] * 9
+    assert used == [{jax.devices()[0]}] * 12
 
 
 def test_contractions_can_be_restricted():
@@ -189,8 +189,8 @@ def test_what_differs_is_not_taken_and_what_fails(monkeypatch, times):
 
 
 def test_what_is_estimated_to_be_slow_is_tried_if_asked_for(monkeypatch):
-    monkeypatch.setattr(_tune, "estimate", lambda name, *_: {"dilated": 1.0, "matmul": 19.0, "polyphase": 21.0}[name])
-    for thorough, expected in ((False, {"dilated", "matmul"}), (True, {"dilated", "matmul", "polyphase"})):
+    monkeypatch.setattr(_tune, "estimate", lambda name, *_: {"dilated": 1.0, "matmul": 19.0, "polyphase": 21.0, "taps": 22.0}[name])
+    for thorough, expected in ((False, {"dilated", "matmul"}), (True, {"dilated", "matmul", "polyphase", "taps"})):
         assert {*dict(next(iter(tuned(thorough=thorough).entries.values())).seconds)} == expected
 
 

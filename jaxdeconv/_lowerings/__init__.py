@@ -31,9 +31,9 @@ _FORMS: tuple[Form, ...] = get_args(Form)
 
 
 def is_mixture(name: Name) -> bool:
-    """Whether it is one of forms that differ."""
-    forms = name.split(",")
-    return set(forms) <= set(_FORMS) and len(set(forms)) > 1
+    """Whether it is one of forms: of several, or of taps alone, which "matmul" has too, but by a product."""
+    forms = set(name.split(","))
+    return forms <= set(_FORMS) and (len(forms) > 1 or forms == {"taps"})
 
 
 def forms_of(name: Name, ndim: int) -> tuple[Form, ...] | None:
@@ -62,7 +62,7 @@ def candidates(geometry: Geometry) -> tuple[Name, ...]:
         for forms in itertools.product(*each)
         if len(set(forms)) > 1 and mixed.apart(geometry, forms)[1:] not in of_one_form
     ]
-    return (*get_args(Implementation), *mixtures)
+    return (*get_args(Implementation), ",".join(["taps"] * geometry.ndim), *mixtures)
 
 
 def any_layout(contraction: Contraction, lowering: Lowering) -> Lowering:
@@ -86,7 +86,7 @@ def by_forms(name: Name, lowering: Lowering) -> Lowering:
     def lowered(lhs: jax.Array, rhs: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
         forms = forms_of(name, geometry.ndim)
         assert forms is not None
-        return lowering(lhs, rhs, geometry, forms=forms, **keywords)
+        return lowering(lhs, rhs, geometry, forms=forms, product=name == "matmul", **keywords)
 
     return lowered
 

@@ -129,6 +129,12 @@ def terms(geometry: Geometry) -> int:
     return math.prod(counts)
 
 
+def is_reshape(geometry: Geometry, channels_last: bool) -> bool:
+    """Whether products and patches are the activation in another shape: all blocks beside each other, in the last dimension alone."""
+    several = [d for d, (k, s) in enumerate(zip(geometry.kernel, geometry.strides, strict=True)) if k > 1 or s > 1]
+    return channels_last and terms(geometry) == 1 and several in ([], [geometry.ndim - 1])
+
+
 MOST_TERMS = 256  # of one expression, which each take time to compile
 
 

@@ -14,8 +14,8 @@ So T is overlap_add, in an `outer` geometry, of a T in an `inner` one; C and F a
     input_grad   x = C(patches(g), placed(w))
     filter_grad  w = taken(F(x, patches(g)))
 
-Where every dimension is one of taps, the inner one is a matrix product, `product`; elsewhere it is a convolution, `dilated`.
-"matmul" is the name of taps in all dimensions, "polyphase" of phases. One group.
+The inner one is a convolution, `dilated`. Where every dimension is one of taps it is of one tap, and can be a matrix product,
+`product`: "matmul" is taps in all dimensions by a product, "taps,taps" by the convolution, and "polyphase" phases in all. One group.
 
 Where crop_lo is no multiple of the stride, cutting blocks at output 0 can take one block of taps more than cutting them crop_lo mod s
 before it. The second computes less and has to move the result; whichever reaches over fewer blocks is taken.
@@ -146,10 +146,6 @@ def split(g: jax.Array, way: Apart, patches: Callable[[jax.Array, Geometry], jax
     return patches(padded(g, _spatial(way.outer, tuple((before, 0) for before in way.before))), way.outer)
 
 
-def is_product(forms: tuple[Form, ...]) -> bool:
-    return all(form == "taps" for form in forms)
-
-
 class Bottoms(NamedTuple):
     """What computes the inner contractions, modules with functions like those of `product` and `dilated`, and patches."""
 
@@ -162,43 +158,43 @@ GENERAL = Bottoms()
 
 
 def transpose(
-    x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], bottoms: Bottoms = GENERAL, **keywords: Any
+    x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], product: bool, bottoms: Bottoms = GENERAL, **how: Any
 ) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
     way = apart(geometry, forms)
-    if is_product(forms):
-        return joined(bottoms.product.transpose(x, w, geometry, **keywords), way)
+    if product:
+        return joined(bottoms.product.transpose(x, w, geometry, **how), way)
     w = placed(w, way)
     n = geometry.ndim
-    products = bottoms.convolution.transpose(x, w.reshape(*w.shape[:n], -1, w.shape[-1]), way.inner, **keywords)
+    products = bottoms.convolution.transpose(x, w.reshape(*w.shape[:n], -1, w.shape[-1]), way.inner, **how)
     return joined(products.reshape(*products.shape[:-1], *w.shape[n:-1]), way)
 
 
 def input_grad(
-    g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], bottoms: Bottoms = GENERAL, **keywords: Any
+    g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], product: bool, bottoms: Bottoms = GENERAL, **how: Any
 ) -> jax.Array:
     """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
     way = apart(geometry, forms)
-    if is_product(forms):
-        x: jax.Array = bottoms.product.input_grad(split(g, way, bottoms.patches), w, geometry, **keywords)
+    if product:
+        x: jax.Array = bottoms.product.input_grad(split(g, way, bottoms.patches), w, geometry, **how)
     else:
         w, g, n = placed(w, way), split(g, way, bottoms.patches), geometry.ndim
         g, w = g.reshape(*g.shape[: n + 1], -1), w.reshape(*w.shape[:n], -1, w.shape[-1])
-        x = bottoms.convolution.input_grad(g, w, way.inner, **keywords)
+        x = bottoms.convolution.input_grad(g, w, way.inner, **how)
     return x
 
 
 def filter_grad(
-    x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], bottoms: Bottoms = GENERAL, **keywords: Any
+    x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], product: bool, bottoms: Bottoms = GENERAL, **how: Any
 ) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
     way = apart(geometry, forms)
-    if is_product(forms):
-        w: jax.Array = bottoms.product.filter_grad(x, split(g, way, bottoms.patches), geometry, **keywords)
+    if product:
+        w: jax.Array = bottoms.product.filter_grad(x, split(g, way, bottoms.patches), geometry, **how)
         return w
     g = split(g, way, bottoms.patches)
     n = geometry.ndim
-    v = bottoms.convolution.filter_grad(x, g.reshape(*g.shape[: n + 1], -1), way.inner, **keywords)
+    v = bottoms.convolution.filter_grad(x, g.reshape(*g.shape[: n + 1], -1), way.inner, **how)
     return taken(v.reshape(*v.shape[:n], *g.shape[n + 1 :], v.shape[-1]), way, geometry)
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 from jaxdeconv._lowerings import Lowering, any_layout, by_forms, dilated, forms_of, general
-from jaxdeconv._lowerings._blocks import terms
+from jaxdeconv._lowerings._blocks import is_reshape, terms
 from jaxdeconv._lowerings._groups import MOST_ON_CPU, at_a_time, per_group
 from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work, total
 from jaxdeconv._lowerings.elementwise import blocks_summed
-from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, is_product, phases
+from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, phases
 from jaxdeconv._platforms import cpu_lowerings, cpu_patches, cpu_stored
 from jaxdeconv._platforms.cpu_convolutions import merged, ordered
 
@@ -38,14 +38,15 @@ CACHED = 2**20  # elements of the window of a filter gradient in two dimensions,
 FROM_MEMORY = 3  # again for each row of results, which takes so many times as long
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
 # What other elements count, of those that are moved in order:
-ADDED = 1.2  # for each term of overlap_add
+ADDED = 1.2  # for each term of overlap_add,
+SEVERAL = 4  # of which each takes longer from so many on, in proportion
 TRANSPOSED = 4
 OF_BATCH = 3  # times as long: operands of a filter gradient by convolution, whose batch becomes its features,
 WINDOW = 2  # or where it is the window, whose channels are last before and after
 COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
-OF_SMALL = 6  # in products with a small filter, where channels are last,
-SMALL = 256  # which has at most so many elements: XLA computes them in loops, but convolutions of one tap are fast
+OF_SMALL = 4  # in products of rows with a small matrix, where channels are last: XLA's convolution of one tap is faster,
+FEATURES, COLUMNS = 32, 64  # that has at most so many rows and columns
 IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
 MANY = 64  # terms of such a loop, from which each takes longer, in proportion; from about 230 on XLA computes results one by one
 BESIDE = 8  # results in the innermost dimension, below which XLA does not compute a loop over channels several at a time
@@ -82,8 +83,9 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
         if n > 2 or math.prod(sizes.spatial) < sizes.taps:  # multiplies with the stuffed zeros; the shorter ones it swaps first
             return Work(naive=sizes.flops * stuffed, moved=operands)
         # A product with all taps, which are then put into their places.
+        operations = sizes.flops * max(1, VECTOR / (sizes.taps * sizes.out_channels))
         moved = operands + TRANSPOSED * sizes.w
-        return Work(convolution=sizes.flops, moved=moved, rearranged=sizes.products, temporary=sizes.w, inside=sizes.products)
+        return Work(convolution=operations, moved=moved, rearranged=sizes.products, temporary=sizes.w, inside=sizes.products)
     rows, features, columns, window, steps = _patched(contraction, sizes)
     gathered = rows * math.prod(window) * features
     jumps: float = rows * math.prod(window[:-1] if set(steps) == {1} else window)  # from one run of a patch to the next
@@ -104,37 +106,32 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     )
 
 
-def _is_small(contraction: Contraction, sizes: Sizes) -> bool:
-    """Whether the filter is so small that a product takes longer than a convolution of one tap."""
-    narrow = min(sizes.in_channels, sizes.taps * sizes.out_channels)  # 1: no product, but loops
-    plain = contraction != "filter_grad" and sizes.geometry.channels_last and sizes.geometry.groups == 1
-    return plain and narrow > 1 and sizes.w <= SMALL
-
-
 def _product(contraction: Contraction, sizes: Sizes) -> Work:
     """For one group: of a matrix of the inputs, of the taps, or of both."""
-    inputs, taps = sizes.batch * math.prod(sizes.spatial), sizes.taps * sizes.out_channels
-    sides = {"transpose": (inputs, taps), "input_grad": (inputs, sizes.in_channels), "filter_grad": (taps, sizes.in_channels)}
-    narrow = max(1, VECTOR / min(sides[contraction]))
-    across = sizes.x + sizes.products if contraction == "filter_grad" else 0  # a contraction over rows reads columns
-    small = OF_SMALL * (sizes.x + sizes.products) if _is_small(contraction, sizes) else 0
-    return Work(product=sizes.flops * narrow, moved=sizes.x + sizes.y + sizes.w + sizes.products + across + small)
+    inputs, features, columns = sizes.batch * math.prod(sizes.spatial), sizes.in_channels, sizes.taps * sizes.out_channels
+    moved, operations = sizes.x + sizes.y + sizes.w + sizes.products, sizes.flops
+    if contraction == "filter_grad":  # contracts over rows, and so reads columns
+        return Work(product=operations * max(1, VECTOR / min(features, columns)), moved=moved + sizes.x + sizes.products)
+    if contraction == "input_grad":
+        features, columns = columns, features
+    small = 1 < features <= FEATURES and 1 < columns <= COLUMNS and sizes.geometry.channels_last
+    again = OF_SMALL * (sizes.x + sizes.products) if small else 0
+    return Work(product=operations * max(1, VECTOR / min(inputs, columns)), moved=moved + again)
 
 
-def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: bool) -> Work:
+def _joined(contraction: Contraction, sizes: Sizes, way: Apart, product: bool, channels_last: bool = True) -> Work:
     """overlap_add of what an inner T gives, or the patches that an inner C or F is given."""
     outer, held = way.outer, inner_sizes(sizes, way).y
-    several = [d for d, (k, s) in enumerate(zip(outer.kernel, outer.strides, strict=True)) if k > 1 or s > 1]
     count = terms(outer)
-    if count == 1 and channels_last and several in ([], [outer.ndim - 1]):  # another shape of the same array
+    if is_reshape(outer, channels_last):
         return Work()
-    moved = ADDED * count * sizes.y if contraction == "transpose" else COPIED * held
-    if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and is_product(way.forms):
+    moved = ADDED * count * max(1, count / SEVERAL) * sizes.y if contraction == "transpose" else COPIED * held
+    if contraction == "transpose" and sizes.in_channels == 1 and count <= MOST_FUSED and product:
         return Work(moved=moved)  # there is nothing to sum: one loop, and nothing is held
     whole = Work(moved=moved)
     if contraction != "transpose" and count == 1 and channels_last and not cpu_patches.joins_taps(outer):
         whole = Work(rearranged=held)  # XLA makes a transposition of its own, which is slower than a loop
-    if contraction == "filter_grad" and not is_product(way.forms):
+    if contraction == "filter_grad" and not product:
         return whole  # the copy that brings them into the order of F holds them
     if contraction == "filter_grad":
         batches, pieces = cpu_lowerings.pieces_of((sizes.batch, *sizes.spatial), held, sizes.w, sizes.itemsize)
@@ -148,18 +145,17 @@ def _joined(contraction: Contraction, sizes: Sizes, way: Apart, channels_last: b
 def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     forms = forms_of(name, sizes.geometry.ndim)
     assert forms is not None
-    way, channels_last = apart(sizes.geometry, forms), sizes.geometry.channels_last
-    product = is_product(forms)
+    way, channels_last, product = apart(sizes.geometry, forms), sizes.geometry.channels_last, name == "matmul"
     if name == "dilated":
         amounts = [_convolution(contraction, sizes)]
     elif product:
-        amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, channels_last)]
+        amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, product, channels_last)]
     else:
         inner = inner_sizes(sizes, way)
         fewer, batch, spatial = merged(contraction, inner.geometry, inner.batch, inner.spatial)
         amounts = [
             _convolution(contraction, inner._replace(geometry=fewer, batch=batch, spatial=spatial)),
-            _joined(contraction, sizes, way, channels_last=True),
+            _joined(contraction, sizes, way, product),
             Work(moved=inner.y + TRANSPOSED * inner.w, temporary=inner.w),
         ]
     if not channels_last and product:
@@ -238,5 +234,5 @@ def stored(contraction: Contraction, name: Name, layout: str, sizes: Sizes | Non
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
-    """What is not to be chosen: phases within one block, which are "matmul" by a convolution of one tap, unless that is faster."""
-    return name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1} and not _is_small(contraction, sizes)
+    """What is not to be chosen: phases within one block, which are "matmul" by a convolution of one tap."""
+    return name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1}

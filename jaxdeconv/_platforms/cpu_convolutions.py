@@ -27,7 +27,7 @@ def ordered(contraction: Contraction) -> Callable[..., jax.Array]:
 
 
 def _runs(contraction: Contraction, geometry: Geometry) -> list[list[int]]:
-    """The dimensions that are one, in the order of the operands: first those that are of the batch.
+    """The dimensions that are one, in the order of the operands: first those that are of the batch. One remains.
 
     Of a filter gradient all of one tap are: it sums over them, and its operands are copied in another order anyway.
     """
@@ -35,7 +35,7 @@ def _runs(contraction: Contraction, geometry: Geometry) -> list[list[int]]:
     if contraction == "filter_grad":
         return [[d for d, one in enumerate(plain) if one], *([d] for d, one in enumerate(plain) if not one)]
     groups = [list(group) for _, group in itertools.groupby(range(geometry.ndim), lambda d: None if plain[d] else d)]
-    return groups if plain and plain[0] else [[], *groups]
+    return groups if plain[:1] == [True] and not all(plain) else [[], *groups]
 
 
 def merged(contraction: Contraction, geometry: Geometry, batch: Any, spatial: Sequence[Any]) -> tuple[Geometry, Any, tuple[Any, ...]]:

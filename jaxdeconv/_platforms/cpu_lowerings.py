@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings import mixed
-from jaxdeconv._lowerings._blocks import padded, static
+from jaxdeconv._lowerings._blocks import is_reshape, padded, static
 from jaxdeconv._lowerings._work import Form
 from jaxdeconv._lowerings.elementwise import with_crops
 from jaxdeconv._platforms import cpu_convolutions, cpu_patches, cpu_products
@@ -60,17 +60,19 @@ def _equal_pieces(x: tuple[int, ...], wanted: int) -> tuple[int, int]:
     return next(each for each in range(wanted, x[0] + 1) if x[0] % each == 0), 1
 
 
-def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
+def transpose(
+    x: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], product: bool, **keywords: Any
+) -> jax.Array:
     """T: y[b, n*s + j*d - crop_lo, o] += x[b, n, i] * w[j, o, i]."""
-    keywords |= {"forms": forms, "bottoms": BOTTOMS}
-    if mixed.is_product(forms) and geometry.channels_last and static(x) and x.size <= FEW * x.shape[-1]:
+    keywords |= {"forms": forms, "product": product, "bottoms": BOTTOMS}
+    if product and geometry.channels_last and static(x) and x.size <= FEW * x.shape[-1]:
         return jnp.moveaxis(mixed.transpose(jnp.moveaxis(x, -1, 1), w, replace(geometry, channels_last=False), **keywords), 1, -1)
     return mixed.transpose(x, w, geometry, **keywords)
 
 
-def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
+def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """C: x[b, n, i] += g[b, n*s + j*d - crop_lo, o] * w[j, o, i]."""
-    keywords |= {"forms": forms, "bottoms": BOTTOMS}
+    keywords |= {"bottoms": BOTTOMS}
     if not geometry.channels_last and static(g) and g.shape[-1] < SHORT * geometry.strides[-1]:
         last = replace(geometry, channels_last=True)
         return jnp.moveaxis(mixed.input_grad(jnp.moveaxis(g, 1, -1), w, last, **keywords), -1, 1)
@@ -79,16 +81,16 @@ def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, forms: tuple[F
     return mixed.input_grad(g, w, geometry, **keywords)
 
 
-def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, forms: tuple[Form, ...], **keywords: Any) -> jax.Array:
+def filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, *, product: bool, **keywords: Any) -> jax.Array:
     """F: w[j, o, i] += g[b, n*s + j*d - crop_lo, o] * x[b, n, i]."""
 
     def whole(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
-        return mixed.filter_grad(x, g, geometry, forms=forms, bottoms=BOTTOMS, **keywords)
+        return mixed.filter_grad(x, g, geometry, product=product, bottoms=BOTTOMS, **keywords)
 
-    if not mixed.is_product(forms):
+    if not product:
         return whole(x, g, geometry)
     x, g = wide(x, **keywords), wide(g, **keywords)
-    if not static(x):
+    if not static(x) or is_reshape(geometry, geometry.channels_last):
         return whole(x, g, geometry)
     shape = (*geometry.kernel, g.shape[geometry.channel_axis], x.shape[geometry.channel_axis])
     samples = [x.shape[0], *(x.shape[axis] for axis in geometry.spatial_axes)]
