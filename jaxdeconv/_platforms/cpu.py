@@ -234,5 +234,8 @@ def stored(contraction: Contraction, name: Name, layout: str, sizes: Sizes | Non
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
-    """What is not to be chosen: phases within one block, which are "matmul" by a convolution of one tap."""
-    return name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1}
+    """What is not to be chosen, for "matmul" is the same: phases within one block, and taps by a convolution where channels are first."""
+    forms = set(name.split(","))
+    return (name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1}) or (
+        forms == {"taps"} and not sizes.geometry.channels_last
+    )

@@ -28,6 +28,7 @@ SHORT = 16  # inputs of the last dimension, below which patches with channels fi
 MOST_PATCHES = 2**25  # bytes of patches, from which they are made piece by piece; glibc keeps no larger blocks for reuse
 PIECE = 2**23  # of about so many
 ONES_FROM = 32  # channels, from which a product with ones sums faster than XLA's loop does
+ONES = 1 if jax.__version_info__ >= (0, 10) else 2  # rows of them: before, XLA multiplied one by a loop, three times as long
 IN_CACHE = 2**20  # bytes of the products of one tap, from which a depthwise one of as many channels is made piece by piece
 MOST_FILTER = 2**22  # bytes of a filter, beyond which adding up those of the pieces would take long
 
@@ -158,7 +159,7 @@ def elementwise_filter_grad(
             if channels < ONES_FROM:
                 return jnp.sum(products, tuple(range(x.ndim - 1)))
             rows = products.reshape(-1, channels)
-            return lax.dot(jnp.ones_like(rows[:, 0]), rows, precision=lax.Precision.HIGHEST)
+            return lax.dot(jnp.ones_like(rows[:, :ONES].T), rows, precision=lax.Precision.HIGHEST)[0]
 
         summed: jax.Array = lax.map(of_tap, taps)
         return summed.reshape(*geometry.kernel, 1, channels)
