@@ -232,7 +232,7 @@ def random_lowerings(record: Record, source: str) -> str:
         cases = [case for case in record["cases"] if case["contraction"] == letter]
         regrets = [case["regret"] for case in cases]
         far = [case for case in cases if case["regret"] > NOTED and case["seconds"][case["chosen"]] > LONG]
-        mixtures = sum("," in case["chosen"] for case in cases)
+        mixtures = sum(case["chosen"] not in IMPLEMENTATIONS for case in cases)
         found = [measured_regret(case) for case in cases]
         costs = [ratio(cost) for each in (regrets, found) for cost in (geometric_mean(each), max(each))]
         rows.append([letter, str(len(cases)), *costs, str(len(far)), str(mixtures)])

@@ -46,7 +46,7 @@ WINDOW = 2  # or where it is the window, whose channels are last before and afte
 COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 4  # in products of rows with a small matrix, where channels are last: XLA's convolution of one tap is faster,
-FEATURES, COLUMNS = 32, 64  # that has at most so many rows and columns
+FEATURES, COLUMNS = 32, 48  # that has at most so many rows and columns
 IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
 MANY = 64  # terms of such a loop, from which each takes longer, in proportion; from about 230 on XLA computes results one by one
 BESIDE = 8  # results in the innermost dimension, below which XLA does not compute a loop over channels several at a time
@@ -101,7 +101,7 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
         gathered=0 if pointwise else gathered,
         jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
         moved=operands + TRANSPOSED * transposed + again + rows * columns / COPIED,
-        steps=1,
+        steps=0 if pointwise else 1,
         temporary={"filter_grad": sizes.x + sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction],
     )
 
@@ -152,11 +152,12 @@ def _of_one_group(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
         amounts = [_product(contraction, sizes), _joined(contraction, sizes, way, product, channels_last)]
     else:
         inner = inner_sizes(sizes, way)
+        placed = inner.w if math.prod(inner.geometry.kernel) > 1 else 0  # taps of the filter, beside each other
         fewer, batch, spatial = merged(contraction, inner.geometry, inner.batch, inner.spatial)
         amounts = [
             _convolution(contraction, inner._replace(geometry=fewer, batch=batch, spatial=spatial)),
             _joined(contraction, sizes, way, product),
-            Work(moved=inner.y + TRANSPOSED * inner.w, temporary=inner.w),
+            Work(moved=inner.y + TRANSPOSED * placed, temporary=placed),
         ]
     if not channels_last and product:
         # x or the products, whichever is less
@@ -234,7 +235,7 @@ def stored(contraction: Contraction, name: Name, layout: str, sizes: Sizes | Non
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
-    """What is not to be chosen, for "matmul" is the same: phases within one block, and taps by a convolution where channels are first."""
+    """What is not to be chosen: phases within one block, and, with channels first, taps by a convolution. "matmul" does the same."""
     forms = set(name.split(","))
     return (name == "polyphase" and set(phases(sizes.geometry).inner.kernel) <= {1}) or (
         forms == {"taps"} and not sizes.geometry.channels_last
