@@ -154,11 +154,15 @@ def axis_names(ndim: int, channels_last: bool, channels: str) -> str:
     return f"[{', '.join(('batch', *spatial, channels) if channels_last else ('batch', channels, *spatial))}]"
 
 
-def rank(function: str, name: str, value: jax.Array, axes: str, advice: str) -> None:
-    """Requires value to have the rank that the axes spell, as in "[batch, width, in]"."""
+def rank(function: str, name: str, value: jax.Array, axes: str, advice: str, several: str = "") -> None:
+    """Requires value to have the rank that the axes spell, as in "[batch, width, in]"; `several` is more advice if it has more."""
     expected = axes.count(",") + 1
     if value.ndim != expected:
+        advice += several if value.ndim > expected else ""
         raise error(ValueError, function, f"{name} must have rank {expected}, {axes}", f"{name}.shape", value.shape, advice)
+
+
+SEVERAL_FILTERS = ", or map over several filters with jax.vmap"
 
 
 def same_dtype(function: str, x_name: str, x: jax.Array, w_name: str, w: jax.Array) -> None:

@@ -200,7 +200,7 @@ def init(
     (s,) = canonicalize.spatial(function, "strides", strides, 1, channels_last)
     (d,) = canonicalize.spatial(function, "dilations", 1 if dilations is None else dilations, 1, channels_last)
     advice = "bring [in, out / groups, width] of torch or ONNX here with jaxdeconv.convert_filters"
-    canonicalize.rank(function, "filters", w, "[width, out / groups, in]", advice)
+    canonicalize.rank(function, "filters", w, "[width, out / groups, in]", advice, canonicalize.SEVERAL_FILTERS)
     kernel = canonicalize.kernel_size(function, "filters", w.shape, range(1), 1)
     groups, batch = canonicalize.integer(function, "groups", groups), canonicalize.integer(function, "batch", batch)
     if groups < 1 or w.shape[-1] % groups:

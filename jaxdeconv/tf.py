@@ -342,7 +342,7 @@ def _transposed(function: str, formats: tuple[str, str], arguments: tuple[Any, .
     canonicalize.rank(function, "input", x, axes, _rank_advice(function, n, x.ndim, w.ndim))
     spatial_names = ", ".join(canonicalize.SPATIAL[-n:])
     advice = f"bring [in, out / groups, {spatial_names}] of torch or ONNX here with jaxdeconv.convert_filters"
-    canonicalize.rank(function, "filters", w, f"[{spatial_names}, out / groups, in]", advice)
+    canonicalize.rank(function, "filters", w, f"[{spatial_names}, out / groups, in]", advice, canonicalize.SEVERAL_FILTERS)
     same = isinstance(padding, str) and padding == "SAME"
     pads_or_same = None if same else pads
     geometry = _geometry(

@@ -160,6 +160,15 @@ def test_the_function_of_another_rank(n):
     assert without_batch.endswith("; add a batch dimension with input[None], or map over more with jax.vmap")
 
 
+@pytest.mark.parametrize(("function", "layout"), [(jaxdeconv.conv1d_transpose, "tf"), (torch.conv_transpose1d, "torch")])
+def test_several_filters(function, layout):
+    w = stored(layout, 1)
+    x = X[1] if layout == "tf" else first(X[1])
+    several = "map over several filters with jax.vmap"
+    assert refusal(function, x, np.stack([w] * 5), None, 2).endswith(several)
+    assert several not in refusal(function, x, w[0], None, 2)
+
+
 def test_too_many_axes_of_input_alone():
     assert "; call conv2d_transpose, which takes rank 4" in refusal(jaxdeconv.conv1d_transpose, X[2], stored("tf", 1), None, 2)
     message = refusal(jaxdeconv.conv_transpose, X[2], stored("tf", 1), [2, 20, OUT], 2)

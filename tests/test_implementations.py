@@ -246,13 +246,26 @@ def test_each_form_of_the_matrix_product_is_the_oracle(form, monkeypatch):
 
 @pytest.mark.parametrize(
     "form",
-    [{"ONES_FROM": 2**60}, *({"ONES_FROM": 0, "IN_CACHE": size} for size in (1, 200, 2**60))],
+    [{"ONES_FROM": 2**60}, *({"ONES_FROM": 0, "IN_CACHE": size, "ONES": 1} for size in (1, 200, 2**60)), {"ONES_FROM": 0, "ONES": 2}],
 )
 def test_each_form_of_a_depthwise_filter_gradient_is_the_oracle(form, monkeypatch):
     """Products of a tap that a loop sums, or a product with ones, of all at once or of pieces."""
     for name, value in form.items():
         monkeypatch.setattr(cpu_lowerings, name, value)
     test_each_is_the_oracle("forms", "elementwise", "cpu")
+
+
+@pytest.mark.parametrize(("kernel", "channels_last", "looped"), [(3, True, False), (3, False, True), (4, True, True)])
+def test_patches_that_are_the_output_in_another_shape_are_in_one_piece(kernel, channels_last, looped, monkeypatch):
+    """Where k = s in the last dimension alone, with channels last: they are no temporary, however large."""
+    monkeypatch.setattr(cpu_lowerings, "MOST_PATCHES", 0)
+    monkeypatch.setattr(cpu_lowerings, "PIECE", 1000)
+    layer = layers.Layer(3, (2, 40), 2, 5, (1, kernel), (1, 3), (1, 1), ((0, 0), (0, kernel - 3)), 1, channels_last)
+    x, w, g = layer.operands()
+    keywords = {"layer": layer, "name": "matmul", "platform": "cpu", "precision": None, "preferred_element_type": np.dtype(float)}
+    filter_grad = jax.jit(partial(within, "filter_grad", **keywords))
+    assert ("while" in filter_grad.lower(x, g).as_text()) == looped
+    np.testing.assert_allclose(filter_grad(x, g), layer.expected(x, w, g)[2], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -98,6 +98,16 @@ def test_products_of_small_filters_are_convolutions_of_one_tap(contraction):
     assert [name == "taps" for name in chosen] == [True, False, False]
 
 
+def test_copies_of_depthwise_operands_with_channels_first_are_counted():
+    """x and g with channels last, which XLA holds beside the products of a tap."""
+    first = same(5, 48, (69, 69), 3, 3, groups=69, ndim=2)
+    first = first._replace(geometry=replace(first.geometry, channels_last=False))
+    last = first._replace(geometry=replace(first.geometry, channels_last=True))
+    held = [work("cpu", "elementwise", "filter_grad", sizes).temporary for sizes in (first, last)]
+    assert held[0] - held[1] == first.x + first.y
+    assert [select("filter_grad", sizes, "cpu") for sizes in (first, last)] == ["matmul", "elementwise"]
+
+
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_where_devices_come_in_numbers_nothing_is_chosen_that_gathers(platform):
     for sizes, contraction in itertools.product(EVERY, CONTRACTIONS):

@@ -181,11 +181,12 @@ def _elementwise(contraction: Contraction, sizes: Sizes) -> Work:
     cropped = sizes.y if any(map(any, sizes.geometry.crops)) else 0  # a copy with zeros for what was
     moved = sizes.x + sizes.w + sizes.y + 2 * cropped
     if contraction == "filter_grad":  # one tap after the other, of a piece after the other
-        moved += 0 if sizes.geometry.channels_last else TRANSPOSED * (sizes.x + sizes.y)
+        turned = 0 if sizes.geometry.channels_last else sizes.x + sizes.y  # copies with channels last
         pieces = math.prod(cpu_lowerings.elementwise_pieces((sizes.batch, *sizes.spatial, sizes.in_channels), sizes.itemsize))
         summed = every if sizes.in_channels < cpu_lowerings.ONES_FROM else every / SUMMED
         taken = sizes.x + sizes.y if pieces > 1 else cropped
-        return Work(rearranged=summed, moved=moved, temporary=(sizes.x + taken) // pieces, steps=1)
+        moved += TRANSPOSED * turned
+        return Work(rearranged=summed, moved=moved, temporary=turned + (sizes.x + taken) // pieces, steps=1)
     return Work(looped=apart * max(1, sizes.taps / MANY) * every, moved=moved, temporary=cropped, steps=1)
 
 
