@@ -229,6 +229,15 @@ def _marked(run: Binary, found: Contracted) -> Binary:
 Binary: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def _precision(precision: Any, dtype: Any) -> Any:
+    """The precision to compute with. An algorithm says nothing of complex numbers and integers, whose convolutions lax computes as
+    usual, and whose products XLA on CPU computes wrongly, silently (jaxlib 0.8 to 0.12).
+    """
+    wanted = jax.config.jax_default_matmul_precision if precision is None else precision  # type: ignore[attr-defined]
+    algorithm = isinstance(wanted, lax.DotAlgorithm | lax.DotAlgorithmPreset) or wanted in lax.DotAlgorithmPreset.__members__
+    return lax.Precision.HIGHEST if algorithm and not jnp.issubdtype(dtype, jnp.floating) else precision
+
+
 def _of_dtype(run: Binary, dtype: Any) -> Binary:
     return lambda lhs, rhs: run(lhs.astype(dtype), rhs.astype(dtype))
 
@@ -407,7 +416,11 @@ def contract(
     static = all(isinstance(size, int) for size in form.x.shape)
     if transposable:
         choices = _transposable(choices, contraction, sizes, options, static)
-    keywords: dict[str, Any] = {"geometry": found.geometry, "precision": options.precision, "preferred_element_type": accumulator}
+    keywords: dict[str, Any] = {
+        "geometry": found.geometry,
+        "precision": _precision(options.precision, accumulator),
+        "preferred_element_type": accumulator,
+    }
     how = keywords, (lhs.dtype, wanted.dtype), layout, sizes if static else None, options.axes
     own_forms = not transposable or jax.__version_info__ >= (0, 10)  # before, JAX could not transpose the loops of CPU's
 

@@ -279,6 +279,6 @@ def fold_batch_norm(
     wide = max((accumulated(each.dtype) for each in (w, *arrays.values())), key=lambda dtype: dtype.itemsize)
     b, m, v, s, o = (each.astype(wide).ravel() for each in arrays.values())
     factor = s / jnp.sqrt(v + epsilon)
-    folded = (by_outputs.astype(wide) * factor).astype(w.dtype)
+    folded = (by_outputs.astype(wide) * jnp.expand_dims(factor, range(w.ndim - 1))).astype(w.dtype)
     shift = ((b - m) * factor + o).astype(arrays["bias"].dtype).reshape(arrays["bias"].shape)
     return from_tf(to_tf(folded, "lax", groups), layout, groups), shift

@@ -138,6 +138,23 @@ def test_nothing_is_conjugated(dtype):
     assert [each.item() for each in (y, dx, dw)] == [(2 + 3j) * (5 - 7j), 5 - 7j, 2 + 3j]
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "int8"])
+@pytest.mark.parametrize("algorithm", ["F32_F32_F32", "BF16_BF16_F32"])
+def test_algorithms_say_nothing_of_what_is_no_real_float(algorithm, dtype):
+    """lax computes such convolutions as usual; XLA on CPU computes such products wrongly, silently."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-99, 99, shape) * (1 if dtype == "int8" else 1 + 2j) for shape in ((2, 7, 6), (4, 6, 5)))
+    x, w = x.astype(dtype), w.astype(dtype)
+    expected = lax.conv_transpose(x, w, (2,), "SAME")
+    run = jax.jit(
+        lambda x, w, **how: jaxdeconv.lax.conv_transpose(x, w, (2,), "SAME", implementation="matmul", **how),
+        static_argnames="precision",
+    )
+    np.testing.assert_array_equal(run(x, w, precision=lax.DotAlgorithmPreset[algorithm]), expected)
+    with jax.default_matmul_precision(algorithm):
+        np.testing.assert_array_equal(run(x, w), expected)
+
+
 @dtypes
 @pytest.mark.parametrize("function", ["conv1d_transpose", "conv2d_transpose", "conv3d_transpose", "conv_transpose"])
 def test_tensorflow_has_no_complex_numbers(function, dtype):

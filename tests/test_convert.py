@@ -116,6 +116,13 @@ def test_weight_norm_there_and_back(axis, epsilon):
     np.testing.assert_allclose(jaxdeconv.fold_weight_norm(g, v, axis, epsilon), w, atol=1e-14)
 
 
+def test_no_ranks_are_promoted():
+    ones = jnp.ones(2)
+    with jax.numpy_rank_promotion("raise"):
+        jaxdeconv.fold_batch_norm(tf_filter(1, 1), *[ones] * 5, layout="tf", epsilon=0.1)
+        jaxdeconv.fold_weight_norm(jnp.ones(5), tf_filter(1, 1), -1)
+
+
 def test_weight_norm_and_batch_norm_dtypes_and_gradients():
     g, v = jnp.ones(5), tf_filter(1, 1)
     jax.test_util.check_grads(lambda g, v: jaxdeconv.fold_weight_norm(g, v, -1), (g, v), 2)

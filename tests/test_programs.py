@@ -106,6 +106,23 @@ FORWARD = {
 }
 
 
+@pytest.mark.xfail(jax.__version_info__ < (0, 12), raises=ValueError, strict=True, reason="JAX before 0.12; docs/limitations.md")
+def test_second_order_of_a_scan():
+    x, w = operands(LAYERS[0])
+    twice = jax.grad(jax.grad(lambda b: summed(tf_op(LAYERS[0]))(x * b, w) ** 2))
+    assert np.isfinite(twice(jnp.ones((), x.dtype)))
+
+
+@pytest.mark.parametrize("keywords", [{"forward_mode": True}, {"implementation": "matmul"}], ids=str)
+def test_second_order_of_a_scan_otherwise(keywords):
+    x, w = operands(LAYERS[0])
+    theirs, ours = (
+        jax.grad(jax.grad(lambda b, op=op: summed(op)(x * b, w) ** 2))(jnp.ones((), x.dtype))
+        for op in (tf_op(LAYERS[0], implementation="dilated", forward_mode=True), tf_op(LAYERS[0], **keywords))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
 def compiled(program, ops, pairs):
     """The text of one program of a few ops, each on operands of its own."""
 
