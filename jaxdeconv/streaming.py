@@ -71,7 +71,7 @@ class Static(NamedTuple):
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["pending", "position"], meta_fields=["static"])
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class State:
     """What a stream remembers between chunks: a pytree of one array, `pending`, and of a second, `position`, if it is delayed.
 
