@@ -34,17 +34,27 @@ LANES = 128
 SUBLANES = 8
 ROWS = 16  # of a tile of 16-bit elements
 FEW_CHANNELS = 32  # fewer, and XLA puts another axis in the lanes, or taps
+STARTED = 2  # programs that a product is more than a convolution
+
+# T
+POSITION = 32  # rows in whose time a tile of the filter is loaded, anew for each position and tap,
+HALF = 0.5  # and the time of an item there, in rows
+PARTS = 8  # of a signal that XLA makes items of the batch, if that does not fill the sublanes,
+SHORT = 16  # unless there are fewer inputs
+EDGE = 0.42  # times that x and y are rearranged for a convolution, and phases for their places between others,
+VMEM = 1e8  # unless they fit so many bytes of memory on the chip, and lanes change places with sublanes
+OPERAND = 0.1  # times that x is for a product
+SCALED = 4  # times more that products are which are no matrix product, of 16-bit floats, which are converted for it
+
+# C and F
 LONG = 1024  # inputs from which XLA makes parts of the signal items of the batch, if that does not fill the sublanes
 PARTED = 5  # times as much gradients of one dimension take where the batch does not fill the sublanes
 STRIDED = 2  # and of several dimensions with a stride
-SPREAD = 1.25  # times as much T takes,
-SKIPPED = 0.4  # but less where taps overlap and the batch fills the sublanes, or where none do and outputs fill the rows of a tile
 INPUTS = 1.5  # times that an input is rearranged; an output is once,
-PRODUCTS = 0.55  # and a product or patch,
+PRODUCTS = 0.55  # and a patch,
 OVERLAPPED = 0.4  # and more of it in several dimensions
 DEPTHWISE = 16  # times, and for products that are no matrix product, of 16-bit floats, which are converted for it
 OUTER = 2  # and where a group has one input, but several outputs
-STARTED = 2  # programs that a product is more than a convolution
 
 
 def _tiles(channels: int) -> int:
@@ -67,40 +77,115 @@ def _edges(sizes: Sizes) -> tuple[float, float]:
     return x * _registers(sizes), sizes.batch * math.prod(sizes.lengths) * _held(sizes.out_channels) * _registers(sizes)
 
 
+def _stored(rows: int, lanes: int) -> int:
+    """Elements of two axes in tiles."""
+    return LANES * SUBLANES * -(-rows // SUBLANES) * _tiles(lanes)
+
+
+def _is_parted(sizes: Sizes) -> bool:
+    """Whether XLA makes parts of the last dimension items of the batch for T: if outputs reach over one sample of the part before."""
+    geometry, inputs = sizes.geometry, sizes.spatial[-1]
+    if sizes.batch >= SUBLANES or inputs < SHORT or (geometry.groups > 1 and not sizes.depthwise):
+        return False
+    k, s, (low, _) = geometry.effective_kernels[-1], geometry.strides[-1], geometry.crops[-1]
+    return inputs > PARTS * -(-(k - 1) // s) and (s == 1 or (k <= 2 * s and k - 1 - low <= s))
+
+
+def _samples(sizes: Sizes) -> tuple[int, float, float]:
+    """Items of the batch as T's convolution has them, and inputs and outputs of each."""
+    items, inputs, outputs = sizes.batch, float(math.prod(sizes.spatial)), float(math.prod(sizes.lengths))
+    if not _is_parted(sizes):
+        return items, inputs, outputs
+    part = (sizes.spatial[-1] // PARTS + 1) / sizes.spatial[-1]
+    return PARTS * items, part * inputs, part * outputs
+
+
+def _as_held(sizes: Sizes) -> tuple[float, float]:
+    """Elements of x and y as it stores them, with channels or items in the lanes."""
+    items, inputs, outputs = _samples(sizes)
+    rows = (inputs, sizes.in_channels), (outputs, sizes.out_channels)
+    x, y = (samples * min(_stored(items, channels), _stored(channels, items)) for samples, channels in rows)
+    return x, y
+
+
+def _convolved(sizes: Sizes) -> Work:
+    """T by a convolution. It leaves stuffed zeros out, and takes one position after the other, of all items of the batch."""
+    groups = 1 if sizes.depthwise else sizes.geometry.groups
+    features, columns = (1 if sizes.depthwise else sizes.in_channels // groups), sizes.out_channels // groups
+    items, inputs, outputs = _samples(sizes)
+    if sizes.depthwise:
+        rows = inputs * sizes.taps * _tiles(columns) * -(-items // SUBLANES) * POSITION / 2
+    else:
+        rows = inputs * sizes.taps * _tiles(features) * _tiles(columns) * (POSITION + HALF * items)
+    if columns < FEW_CHANNELS and items >= SUBLANES and not sizes.depthwise:  # then items may be in the lanes, and outputs in rows
+        registers = max(outputs * -(-columns // SUBLANES) * POSITION, inputs * sizes.taps * _tiles(features) * SUBLANES)
+        rows = min(rows, registers * _tiles(items))
+    x, y = _as_held(sizes)
+    return Work(
+        convolution=2 * LANES * LANES * rows * groups,
+        moved=sizes.x + sizes.y + sizes.w,
+        rearranged=EDGE * (x + y),
+    )
+
+
+def _products(sizes: Sizes) -> Work:
+    """T by a matrix product. Its products are stored with the outputs or a spatial dimension in the lanes, whichever pads less."""
+    geometry, inputs, groups = sizes.geometry, math.prod(sizes.spatial), sizes.geometry.groups
+    batch, columns = sizes.batch * groups, sizes.out_channels // groups
+    samples = batch * inputs * sizes.taps
+    wide = min(samples // n * _stored(n, columns) for n in (sizes.batch, *sizes.spatial))
+    long = min(samples * columns // (n * m) * _stored(m, n) for n in sizes.spatial for m in (*geometry.kernel, columns))
+    phases, last = 0.0, geometry.strides[-1]
+    if max(geometry.strides) > 1:
+        alone = min(_stored(last, columns), LANES * columns)  # phases in the sublanes, or in the lanes
+        places = min(batch * alone / last, _stored(batch, columns), _stored(columns, batch))
+        phases = inputs * math.prod(geometry.strides) * places
+    along = long < wide or (long == wide and columns <= SUBLANES // 2)  # for there are tiles of four rows, too
+    if along and phases * sizes.itemsize <= VMEM:
+        phases = 0
+    passes = 1 + (SCALED if sizes.in_channels == groups and sizes.itemsize < 4 else 0)
+    tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * columns) * groups
+    return Work(
+        product=2 * LANES * LANES * tiles * SUBLANES * -(-sizes.batch * inputs // SUBLANES),
+        moved=sizes.x + sizes.y + sizes.w,
+        rearranged=passes * min(wide, long) + EDGE * phases + OPERAND * _as_held(sizes)[0],
+        steps=terms(geometry) - 1 + STARTED,
+        temporary=sizes.products,
+    )
+
+
 def _dilated(contraction: Contraction, sizes: Sizes) -> Work:
-    """A convolution, which multiplies the stuffed zeros of T too; only depthwise groups are computed together."""
+    """A gradient by a convolution; only depthwise groups are computed together."""
     geometry, inputs = sizes.geometry, math.prod(sizes.spatial)
     groups = 1 if sizes.depthwise else geometry.groups
-    features, columns = (1 if sizes.depthwise else sizes.in_channels // groups), sizes.out_channels // groups
-    if contraction == "input_grad":
+    columns, features = (1 if sizes.depthwise else sizes.in_channels // groups), sizes.out_channels // groups
+    if contraction == "filter_grad":
         features, columns = columns, features
-    few = contraction == "transpose" and features < FEW_CHANNELS  # then several taps are one tile
-    tiles = (min(sizes.taps, 2 * _tiles(sizes.taps * features)) if few else sizes.taps * _tiles(features)) * _tiles(columns) * groups
+    tiles = sizes.taps * _tiles(features) * _tiles(columns) * groups
     filled = sizes.batch >= SUBLANES
     # C is with F, since their products share the patches, but for few outputs, whose patches fill no lanes.
-    with_f = contraction == "filter_grad" or (contraction == "input_grad" and sizes.out_channels >= FEW_CHANNELS)
+    with_f = contraction == "filter_grad" or sizes.out_channels >= FEW_CHANNELS
     over_x = dilated.is_over_x(geometry, sizes.in_channels, sizes.out_channels, ROWS)
     parted = with_f and geometry.ndim == 1 and max(geometry.dilations) == 1 and not filled and not over_x
     if contraction == "filter_grad" or parted:
         rows = sizes.batch * inputs
     else:
-        positions = math.prod(sizes.lengths) if contraction == "transpose" else inputs
-        rows = positions * (sizes.batch if filled or inputs >= LONG else SUBLANES // 2)
+        rows = inputs * (sizes.batch if filled or inputs >= LONG else SUBLANES // 2)
     x, y = _edges(sizes)
-    operations = 2 * LANES * LANES * tiles * rows
-    counted: float = 1
-    if contraction == "transpose" and groups == 1:
-        apart = all(k <= s for k, s in zip(geometry.kernel, geometry.strides, strict=True))
-        counted = SKIPPED if (columns >= ROWS if apart else filled) else SPREAD
-    elif parted:
+    counted = 1
+    if parted:
         counted = PARTED
     elif with_f and geometry.ndim > 1 and max(geometry.strides) > 1 and not filled:
         counted = STRIDED
-    return Work(convolution=counted * operations, moved=sizes.x + sizes.y + sizes.w, rearranged=counted * (INPUTS * x + y))
+    return Work(
+        convolution=counted * 2 * LANES * LANES * tiles * rows,
+        moved=sizes.x + sizes.y + sizes.w,
+        rearranged=counted * (INPUTS * x + y),
+    )
 
 
-def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
-    """A matrix product, and a pass over its products, or patches, for each term that is summed or joined."""
+def _matmul(sizes: Sizes) -> Work:
+    """A gradient by a matrix product, and a pass over its patches for each term that is joined."""
     geometry, inputs = sizes.geometry, sizes.batch * math.prod(sizes.spatial)
     groups, pieces = geometry.groups, terms(geometry)
     tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * (sizes.out_channels // groups)) * groups
@@ -108,11 +193,11 @@ def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
     products = inputs * sizes.taps * _held(sizes.out_channels) * _registers(sizes)
     passes = PRODUCTS + (OVERLAPPED if geometry.ndim > 1 else 0) + (DEPTHWISE if sizes.depthwise and sizes.itemsize < 4 else 0)
     passes += OUTER if sizes.in_channels == groups < sizes.out_channels else 0
-    x, y = _edges(sizes)
+    x, _ = _edges(sizes)
     return Work(
         product=2 * LANES * LANES * tiles * rows,
         moved=sizes.x + sizes.y + sizes.w,
-        rearranged=INPUTS * x + passes * products + (y if contraction == "transpose" else 0),
+        rearranged=INPUTS * x + passes * products,
         steps=pieces - 1 + STARTED,
         temporary=sizes.products,
     )
@@ -120,8 +205,11 @@ def _matmul(contraction: Contraction, sizes: Sizes) -> Work:
 
 def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     """How much a lowering does."""
-    own = {"dilated": _dilated, "matmul": _matmul}
-    return own[name](contraction, sizes) if name in own else cpu.work(name, contraction, sizes)
+    if name not in ("dilated", "matmul"):
+        return cpu.work(name, contraction, sizes)
+    if contraction == "transpose":
+        return _convolved(sizes) if name == "dilated" else _products(sizes)
+    return _dilated(contraction, sizes) if name == "dilated" else _matmul(sizes)
 
 
 def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
