@@ -244,7 +244,7 @@ def explain(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> E
                                        lowering       estimate  most of it       temporary bytes
           T, the output           cpu  matmul         0.804 ms  matrix products        1,310,720
                                   gpu  dilated      0.00751 ms  convolutions                   0
-                                  tpu  matmul    39,798 cycles  rearranging            1,310,720
+                                  tpu  matmul    29,194 cycles  rearranging            1,310,720
           C, the input gradient   cpu  matmul         0.833 ms  matrix products        1,310,720
                                   gpu  dilated      0.00751 ms  convolutions                   0
                                   tpu  matmul    30,696 cycles  rearranging            1,310,720

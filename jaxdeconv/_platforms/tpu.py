@@ -113,13 +113,16 @@ def _convolved(sizes: Sizes) -> Work:
     groups = 1 if sizes.depthwise else sizes.geometry.groups
     features, columns = (1 if sizes.depthwise else sizes.in_channels // groups), sizes.out_channels // groups
     items, inputs, outputs = _samples(sizes)
-    if sizes.depthwise:
-        rows = inputs * sizes.taps * _tiles(columns) * -(-items // SUBLANES) * POSITION / 2
+    steps = inputs * sizes.taps * _tiles(features)
+    if groups == 1 and not sizes.depthwise and math.prod(sizes.spatial) < sizes.taps:  # then XLA has x as the window, over w
+        rows = min(steps, inputs * outputs * _tiles(features)) * _tiles(items) * (POSITION + columns)
+    elif sizes.depthwise:
+        rows = steps * _tiles(columns) * -(-items // SUBLANES) * POSITION / 2
     else:
-        rows = inputs * sizes.taps * _tiles(features) * _tiles(columns) * (POSITION + HALF * items)
-    if columns < FEW_CHANNELS and items >= SUBLANES and not sizes.depthwise:  # then items may be in the lanes, and outputs in rows
-        registers = max(outputs * -(-columns // SUBLANES) * POSITION, inputs * sizes.taps * _tiles(features) * SUBLANES)
-        rows = min(rows, registers * _tiles(items))
+        filled = -(-2 * features // LANES) / (2 * _tiles(features))  # of the tiles' rows, by halves
+        rows = steps * _tiles(columns) * (POSITION * filled + HALF * items)
+        if columns < FEW_CHANNELS and items >= SUBLANES:  # then items may be in the lanes, and outputs in rows
+            rows = min(rows, max(outputs * -(-columns // SUBLANES) * POSITION, steps * SUBLANES) * _tiles(items))
     x, y = _as_held(sizes)
     return Work(
         convolution=2 * LANES * LANES * rows * groups,
