@@ -31,6 +31,7 @@ FIRST = ("hifigan.up1.b1", "dcgan.up4.b16", "unet3d.k3.b1", "dla.up.b1")
 OTHERS = ("hifigan.up1.b1", "dcgan.up4.b16", "unet3d.k3.b1")
 FEW = Layer("few inputs", "random.11, seed 3002", 5, (33, 51), 3, 34, (2, 2), (1, 1), ((0, 1), (0, 1)), (1, 1), 1)
 FEW_OUTPUTS = Layer("few outputs", "random.7, seed 6501", 9, (1757,), 19, 1, (14,), (14,), ((0, 0),), (1,), 1)
+LANES = Layer("few outputs, in the rows", "random.10, seed 8003", 13, (36, 39), 79, 5, (5, 5), (3, 3), ((0, 0), (0, 0)), (1, 1), 1)
 NETWORK = ("hifigan.up1.b1", "hifigan.up3.b16", "encodec.up2.b1", "dcgan.up4.b16", "cyclegan.up1.b1", "vnet.up3.b1")
 MODES = {"forward": 1, "train": 3}  # and how many contractions they are
 
@@ -114,6 +115,22 @@ def test_products_of_few_outputs_and_of_a_strided_filter_gradient(layer, letter,
     assert choices(layer, "bfloat16")[letter] == "matmul"
     chosen, other = (facts(one, lower_for(one, *each[by], "bfloat16")).cycles for by in ("matmul", "dilated"))
     assert MOST_REGRET * chosen <= other
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "name", "other"),
+    [
+        (BY_NAME["encodec.up4.b1"], "matmul", "dilated"),  # one position after another, each of one item
+        (BY_NAME["wavegan.up1.b16"], "matmul", "dilated"),  # x is shorter than the filter, and XLA's window
+        (LANES, "dilated", "matmul"),  # products are padded far more than outputs
+    ],
+)
+def test_outputs_by_position_or_by_product(layer, name, other, between):
+    one, each = mesh(CHIPS["v5e"], 1), programs(layer, between=between)["T"]
+    assert choices(layer, "bfloat16")["T"] == name
+    chosen, worse = (facts(one, lower_for(one, *each[by], "bfloat16")).cycles for by in (name, other))
+    assert MOST_REGRET * chosen <= worse
 
 
 def test_channels_first():
