@@ -13,7 +13,7 @@ from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work, to
 from jaxdeconv._lowerings.elementwise import blocks_summed
 from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, phases
 from jaxdeconv._platforms import cpu_lowerings, cpu_patches, cpu_stored
-from jaxdeconv._platforms.cpu_convolutions import merged, ordered
+from jaxdeconv._platforms.cpu_convolutions import YNNPACK, is_doubled, merged, ordered
 
 RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
     product=490e9,
@@ -32,10 +32,9 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
 )
 
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
-SLOWER = (1, 2.3, 10)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
+OF_YNNPACK = 16  # features or results of a position, from more of which XLA has a convolution in two dimensions start no program
+SLOWER = (1, 1.9, 10)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
 VOLUME = 6  # times as long, that a jump takes in three
-CACHED = 2**20  # elements of the window of a filter gradient in two dimensions, beyond which XLA reads it from memory
-FROM_MEMORY = 3  # again for each row of results, which takes so many times as long
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel
 # What other elements count, of those that are moved in order:
 ADDED = 1.2  # for each term of overlap_add,
@@ -46,7 +45,7 @@ WINDOW = 2  # or where it is the window, whose channels are last before and afte
 COPIED = 5  # in runs, as patches are
 TAKEN = 20  # out of a part of the channels, where they are last
 OF_SMALL = 4  # in products of rows with a small matrix, where channels are last: XLA's convolution of one tap is faster,
-FEATURES, COLUMNS = 32, 48  # that has at most so many rows and columns
+FEATURES, COLUMNS = 48, 200  # that has at most so many rows and columns
 IN_LOOP = 2.5  # times as long: patches of a piece, which the body of a loop makes on one core, from starts that vary
 MANY = 64  # terms of such a loop, from which each takes longer, in proportion; from about 230 on XLA computes results one by one
 BESIDE = 8  # results in the innermost dimension, below which XLA does not compute a loop over channels several at a time
@@ -93,15 +92,16 @@ def _convolution(contraction: Contraction, sizes: Sizes) -> Work:
     left, right = (sizes.x, sizes.y) if _over_x(contraction, sizes) else (sizes.y, sizes.x)
     by_batch = OF_BATCH * left + (WINDOW if geometry.channels_last else OF_BATCH) * right
     transposed = {"filter_grad": by_batch, "transpose": sizes.w, "input_grad": 0}[contraction]
-    again = 0.0
-    if n == 2 and contraction == "filter_grad" and math.prod(window) * features * columns > CACHED:
-        again = FROM_MEMORY * gathered * columns / geometry.kernel[-1]
+    doubled = contraction == "filter_grad" and sizes.itemsize == 4 and is_doubled(geometry, sizes.batch, sizes.flops)
+    together = not pointwise and not doubled
+    given = YNNPACK and n == 2 and contraction != "filter_grad" and max(features, columns) > OF_YNNPACK
     return Work(
-        convolution=2 * gathered * max(columns, VECTOR) * SLOWER[min(max(n, 1), 3) - 1],
-        gathered=0 if pointwise else gathered,
-        jumps=0 if pointwise else jumps * (VOLUME if n > 2 else 1),
-        moved=operands + TRANSPOSED * transposed + again + rows * columns / COPIED,
-        steps=0 if pointwise else 1,
+        convolution=2 * gathered * max(columns, VECTOR) * (1 if doubled else SLOWER[min(max(n, 1), 3) - 1]),
+        gathered=gathered if together else 0,
+        jumps=jumps * (VOLUME if n > 2 else 1) if together else 0,
+        moved=operands + TRANSPOSED * transposed + rows * columns / COPIED,
+        rearranged=gathered if doubled else 0,  # one by one
+        steps=0 if pointwise or given else 1,
         temporary={"filter_grad": sizes.x + sizes.y, "transpose": sizes.w, "input_grad": 0}[contraction],
     )
 

@@ -26,12 +26,15 @@ LARGE = 2**25  # operations of a filter gradient, from which XLA's own convoluti
 OF_BATCH = 3  # of as many items
 
 
+def is_doubled(geometry: Geometry, batch: int, operations: int) -> bool:
+    """Whether F in float32 is by XLA itself, since the library would take longer: 1.4 times in the mean of such, 10 times at most."""
+    return YNNPACK and geometry.ndim == 2 and batch >= OF_BATCH and operations >= LARGE
+
+
 def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
-    """F, by XLA itself where the library would take longer: 1.4 times in the mean of such ones, 10 times at most."""
-    known = static(x) and static(g)
-    operations = 2 * x.size * math.prod(geometry.kernel) * g.shape[geometry.channel_axis] if known else 0
-    two = geometry.ndim == 2 and x.dtype == np.float32 and x.shape[0] >= OF_BATCH
-    doubled = YNNPACK and two and operations >= LARGE
+    """F, doubled or not."""
+    known = static(x) and static(g) and x.dtype == np.float32
+    doubled = known and is_doubled(geometry, x.shape[0], 2 * x.size * math.prod(geometry.kernel) * g.shape[geometry.channel_axis])
     return dilated.filter_grad_of_fewer(x, g, geometry, in_order=True, doubled=doubled, **keywords)
 
 
