@@ -84,7 +84,7 @@ def _stored(rows: int, lanes: int) -> int:
 
 def _is_parted(sizes: Sizes) -> bool:
     """Whether XLA makes parts of the last dimension items of the batch for T: if outputs reach over one sample of the part before."""
-    geometry, inputs = sizes.geometry, sizes.spatial[-1]
+    geometry, inputs = sizes.geometry, (0, *sizes.spatial)[-1]
     if sizes.batch >= SUBLANES or inputs < SHORT or (geometry.groups > 1 and not sizes.depthwise):
         return False
     k, s, (low, _) = geometry.effective_kernels[-1], geometry.strides[-1], geometry.crops[-1]
@@ -119,8 +119,8 @@ def _convolved(sizes: Sizes) -> Work:
     elif sizes.depthwise:
         rows = steps * _tiles(columns) * -(-items // SUBLANES) * POSITION / 2
     else:
-        filled = -(-2 * features // LANES) / (2 * _tiles(features))  # of the tiles' rows, by halves
-        rows = steps * _tiles(columns) * (POSITION * filled + HALF * items)
+        load = POSITION * -(-2 * features // LANES) / 2  # half a tile of few inputs
+        rows = inputs * sizes.taps * _tiles(columns) * (load + HALF * items * _tiles(features))
         if columns < FEW_CHANNELS and items >= SUBLANES:  # then items may be in the lanes, and outputs in rows
             rows = min(rows, max(outputs * -(-columns // SUBLANES) * POSITION, steps * SUBLANES) * _tiles(items))
     x, y = _as_held(sizes)
@@ -136,15 +136,17 @@ def _products(sizes: Sizes) -> Work:
     geometry, inputs, groups = sizes.geometry, math.prod(sizes.spatial), sizes.geometry.groups
     batch, columns = sizes.batch * groups, sizes.out_channels // groups
     samples = batch * inputs * sizes.taps
-    wide = min(samples // n * _stored(n, columns) for n in (sizes.batch, *sizes.spatial))
-    long = min(samples * columns // (n * m) * _stored(m, n) for n in sizes.spatial for m in (*geometry.kernel, columns))
-    phases, last = 0.0, geometry.strides[-1]
-    if max(geometry.strides) > 1:
+    wide = min((samples // n * _stored(n, columns) for n in (sizes.batch, *sizes.spatial) if n), default=0)
+    along = ((n, m) for n in sizes.spatial for m in (*geometry.kernel, columns) if n and m)
+    long = min((samples * columns // (n * m) * _stored(m, n) for n, m in along), default=math.inf)
+    phases = 0.0
+    if (strides := math.prod(geometry.strides)) > 1:
+        last = geometry.strides[-1]
         alone = min(_stored(last, columns), LANES * columns)  # phases in the sublanes, or in the lanes
         places = min(batch * alone / last, _stored(batch, columns), _stored(columns, batch))
-        phases = inputs * math.prod(geometry.strides) * places
-    along = long < wide or (long == wide and columns <= SUBLANES // 2)  # for there are tiles of four rows, too
-    if along and phases * sizes.itemsize <= VMEM:
+        phases = inputs * strides * places
+    is_long = long < wide or (long == wide and columns <= SUBLANES // 2)  # for there are tiles of four rows, too
+    if is_long and phases * sizes.itemsize <= VMEM:
         phases = 0
     passes = 1 + (SCALED if sizes.in_channels == groups and sizes.itemsize < 4 else 0)
     tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * columns) * groups
