@@ -156,6 +156,29 @@ def test_a_convolution_stays_on_tpu_if_little_is_gained():
     assert select("transpose", sizes, "tpu") == "dilated"
 
 
+def test_positions_and_parts_on_tpu():
+    """T by a convolution loads the filter for each position, so that items cost little. Parts of a long signal are items."""
+
+    def convolved(batch, size, kernel, stride):
+        return work("tpu", "dilated", "transpose", same(batch, size, (128, 128), kernel, stride)).convolution
+
+    assert convolved(8, 512, 16, 4) < 1.2 * convolved(1, 512, 16, 4)
+    assert convolved(1, 8 * 1024, 4, 2) == pytest.approx(convolved(8, 1024, 4, 2), rel=0.01)
+    assert convolved(1, 8 * 1024, 16, 4) > 4 * convolved(8, 1024, 16, 4)  # which reach over several samples of the part before
+    assert convolved(8, 8 * 1024, 4, 2) > 4 * convolved(1, 8 * 1024, 4, 2)  # which fill the registers by themselves
+
+
+def test_phases_of_products_on_tpu():
+    """Of few outputs a spatial dimension is in the lanes, and phases change places in the memory on the chip while they fit it."""
+
+    def rearranged(size, channels):
+        return work("tpu", "matmul", "transpose", same(8, size, (128, channels), 4, 2)).rearranged
+
+    assert rearranged(2**14, 1) == pytest.approx(rearranged(2**10, 1) * 2**4, rel=0.1)
+    assert rearranged(2**18, 1) > 1.2 * 2**8 * rearranged(2**10, 1)
+    assert rearranged(2**18, 128) == pytest.approx(rearranged(2**10, 128) * 2**8, rel=0.1)  # never in the lanes
+
+
 def test_layers_that_were_slow_on_tpu():
     """By the estimates of its compiler: T of one output channel, and of small batches of short signals of many channels. Of a long
     one, XLA makes parts the items of a batch."""
@@ -239,8 +262,22 @@ def test_patches_of_a_doubled_filter_gradient_are_packed_sample_by_sample(monkey
     """By XLA itself, where the library that packs runs of them would take longer."""
     monkeypatch.setattr(cpu_convolutions, "YNNPACK", True)
     of_two, of_four = (work("cpu", "dilated", "filter_grad", same(batch, 96, (3, 3), 16, 1, ndim=2)) for batch in (2, 4))
-    assert (of_two.rearranged, of_four.jumps) == (0, 0) != (of_four.rearranged, of_two.jumps)
+    assert (of_two.rearranged, of_four.jumps) == (0, 0)
+    assert of_four.rearranged == 2 * of_two.gathered > 0 < of_two.jumps
     assert of_four.convolution * cpu.SLOWER[1] == pytest.approx(2 * of_two.convolution)
+
+
+def test_convolutions_of_a_library_start_no_program(monkeypatch):
+    """Of two dimensions and many channels. Others are one of their own, and so is what orders the operands of a filter gradient."""
+
+    def steps(contraction, channels, ndim):
+        return work("cpu", "dilated", contraction, same(4, 16, (channels, channels), 3, 1, ndim=ndim)).steps
+
+    monkeypatch.setattr(cpu, "YNNPACK", True)
+    assert [steps(each, 32, 2) for each in CONTRACTIONS] == [1, 1, 2]
+    assert {steps(each, channels, ndim) for each in CONTRACTIONS for channels, ndim in ((8, 2), (32, 1))} == {2}
+    monkeypatch.setattr(cpu, "YNNPACK", False)
+    assert steps("input_grad", 32, 2) == 2
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

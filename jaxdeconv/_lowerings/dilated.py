@@ -92,7 +92,7 @@ def _convolution(
             lhs = padded(lhs, [(*widths.get(axis, (0, 0)), 0) for axis in range(lhs.ndim)])
             lhs = lax.optimization_barrier(lhs)  # type: ignore[no-untyped-call]
             padding = [(0, 0)] * len(padding)
-        if doubled and set(lhs_dilation) == {1}:
+        if doubled:
             window_strides, lhs_dilation, rhs_dilation = (
                 (*each[:-1], 2 * each[-1]) for each in (window_strides, lhs_dilation, rhs_dilation)
             )

@@ -82,6 +82,13 @@ def _stored(rows: int, lanes: int) -> int:
     return LANES * SUBLANES * -(-rows // SUBLANES) * _tiles(lanes)
 
 
+def _multiplied(sizes: Sizes) -> int:
+    """Operations of the matrix product, on whole tiles."""
+    groups, inputs = sizes.geometry.groups, sizes.batch * math.prod(sizes.spatial)
+    tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * (sizes.out_channels // groups)) * groups
+    return 2 * LANES * LANES * tiles * SUBLANES * -(-inputs // SUBLANES)
+
+
 def _is_parted(sizes: Sizes) -> bool:
     """Whether XLA makes parts of the last dimension items of the batch for T: if outputs reach over one sample of the part before."""
     geometry, inputs = sizes.geometry, (0, *sizes.spatial)[-1]
@@ -113,14 +120,15 @@ def _convolved(sizes: Sizes) -> Work:
     groups = 1 if sizes.depthwise else sizes.geometry.groups
     features, columns = (1 if sizes.depthwise else sizes.in_channels // groups), sizes.out_channels // groups
     items, inputs, outputs = _samples(sizes)
-    steps = inputs * sizes.taps * _tiles(features)
+    taken = inputs * sizes.taps  # positions and taps that meet
+    steps = taken * _tiles(features)
     if groups == 1 and not sizes.depthwise and math.prod(sizes.spatial) < sizes.taps:  # then XLA has x as the window, over w
         rows = min(steps, inputs * outputs * _tiles(features)) * _tiles(items) * (POSITION + columns)
     elif sizes.depthwise:
         rows = steps * _tiles(columns) * -(-items // SUBLANES) * POSITION / 2
     else:
         load = POSITION * -(-2 * features // LANES) / 2  # half a tile of few inputs
-        rows = inputs * sizes.taps * _tiles(columns) * (load + HALF * items * _tiles(features))
+        rows = taken * _tiles(columns) * (load + HALF * items * _tiles(features))
         if columns < FEW_CHANNELS and items >= SUBLANES:  # then items may be in the lanes, and outputs in rows
             rows = min(rows, max(outputs * -(-columns // SUBLANES) * POSITION, steps * SUBLANES) * _tiles(items))
     x, y = _as_held(sizes)
@@ -149,9 +157,8 @@ def _products(sizes: Sizes) -> Work:
     if is_long and phases * sizes.itemsize <= VMEM:
         phases = 0
     passes = 1 + (SCALED if sizes.in_channels == groups and sizes.itemsize < 4 else 0)
-    tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * columns) * groups
     return Work(
-        product=2 * LANES * LANES * tiles * SUBLANES * -(-sizes.batch * inputs // SUBLANES),
+        product=_multiplied(sizes),
         moved=sizes.x + sizes.y + sizes.w,
         rearranged=passes * min(wide, long) + EDGE * phases + OPERAND * _as_held(sizes)[0],
         steps=terms(geometry) - 1 + STARTED,
@@ -193,14 +200,12 @@ def _matmul(sizes: Sizes) -> Work:
     """A gradient by a matrix product, and a pass over its patches for each term that is joined."""
     geometry, inputs = sizes.geometry, sizes.batch * math.prod(sizes.spatial)
     groups, pieces = geometry.groups, terms(geometry)
-    tiles = _tiles(sizes.in_channels // groups) * _tiles(sizes.taps * (sizes.out_channels // groups)) * groups
-    rows = SUBLANES * -(-inputs // SUBLANES)
     products = inputs * sizes.taps * _held(sizes.out_channels) * _registers(sizes)
     passes = PRODUCTS + (OVERLAPPED if geometry.ndim > 1 else 0) + (DEPTHWISE if sizes.depthwise and sizes.itemsize < 4 else 0)
     passes += OUTER if sizes.in_channels == groups < sizes.out_channels else 0
     x, _ = _edges(sizes)
     return Work(
-        product=2 * LANES * LANES * tiles * rows,
+        product=_multiplied(sizes),
         moved=sizes.x + sizes.y + sizes.w,
         rearranged=INPUTS * x + passes * products,
         steps=pieces - 1 + STARTED,
