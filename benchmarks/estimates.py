@@ -14,8 +14,10 @@ import fnmatch
 import importlib.metadata
 import importlib.util
 import json
+import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -148,6 +150,23 @@ def estimate(layer: Layer, dtype: str, chip: str, between: bool = False) -> dict
     }
 
 
+def estimates(layers: Sequence[Layer], seconds: float, *how: Any) -> Iterator[tuple[Layer, dict[str, dict[str, int]] | str]]:
+    """The cycles of each, or why they are not known. A process beside this one compiles, for that can be stopped."""
+    beside = multiprocessing.get_context("spawn")
+    pool = beside.Pool(1)
+    for layer in layers:
+        try:
+            yield layer, pool.apply_async(estimate, (layer, *how)).get(seconds)
+        except ValueError as error:  # a loop, whose cycles are not known
+            yield layer, str(error)
+        except multiprocessing.TimeoutError:
+            pool.terminate()
+            pool = beside.Pool(1)
+            yield layer, f"its programs were not compiled in {seconds:g} s"
+    pool.close()
+    pool.join()
+
+
 def choices(layer: Layer, dtype: str) -> dict[str, str]:
     """The lowering of each contraction on TPU."""
     x, w = (jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for shape in (layer.x_shape, layer.w_shape))
@@ -212,10 +231,12 @@ def main() -> int:
     parser.add_argument("--between", action="store_true", help="each layer between two ordinary convolutions")
     parser.add_argument("--chip", choices=sorted(CHIPS), default="v5e")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="leave layers out that compile for longer")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there")
     arguments = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
         parser.error('needs libtpu: python -m pip install ".[tpu]"')
+    os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that compile, too
     jax.config.update("jax_platforms", "cpu")
     if arguments.random is not None and (arguments.random < 1 or arguments.cases or arguments.quick):
         parser.error("--random takes a positive number, and no cases")
@@ -225,12 +246,11 @@ def main() -> int:
     layers = random_layers(arguments.random, arguments.seed, FLOPS) if arguments.random else layers
     if not layers:
         parser.error(f"no case {' '.join(arguments.cases)}; python -m benchmarks --list prints them")
-    cases = []
-    for layer in layers:
-        try:
-            cycles = estimate(layer, arguments.dtype, arguments.chip, arguments.between)
-        except ValueError as error:  # a loop, whose cycles are not known
-            print(f"{layer.name} is left out: {error}", file=sys.stderr, flush=True)
+    cases, left_out = [], []
+    for layer, cycles in estimates(layers, arguments.limit, arguments.dtype, arguments.chip, arguments.between):
+        if isinstance(cycles, str):
+            print(f"{layer.name} is left out: {cycles}", file=sys.stderr, flush=True)
+            left_out.append({"layer": layer._asdict(), "because": cycles})
             continue
         cases.append({"layer": layer._asdict(), "chosen": choices(layer, arguments.dtype), "cycles": cycles})
         print(f"{layer.name} {cycles['train']['lax'] / cycles['train']['chosen']:.2f}x", file=sys.stderr, flush=True)
@@ -241,7 +261,7 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     drawn = {"random": arguments.random, "seed": arguments.seed, "between": arguments.between}
-    record = {"environment": environment, "dtype": arguments.dtype, **drawn, "cases": cases}
+    record = {"environment": environment, "dtype": arguments.dtype, **drawn, "cases": cases, "left out": left_out}
     print(report(record))
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1))

@@ -266,7 +266,7 @@ def _per_platform(
         # The partitioner for CPU pads narrow operands of a convolution with wide zeros, which XLA then refuses.
         widened = platform == "cpu" and convolution and axes > 0 and operand != wide
         forms_of: Platform = platform if own_forms or convolution else "gpu"
-        function, form = lowering(contraction, name, forms_of), stored_form(contraction, name, forms_of, layout, sizes)
+        function, form = lowering(contraction, name, forms_of, axes), stored_form(contraction, name, forms_of, layout, sizes)
         keys[platform] = function, form, dtype, widened
         own = partial(form or converted(contraction, function, layout), **keywords | {"preferred_element_type": dtype})
         bound[keys[platform]] = _of_dtype(own, wide) if widened else own

@@ -1,4 +1,4 @@
-"""Settings of every test: 64-bit, strict about dtypes, eight simulated devices. No helpers; those are in oracle.py and cases.py."""
+"""Settings of every test: 64-bit, strict about dtypes and ranks, eight simulated devices. No helpers; see oracle.py and cases.py."""
 
 import gc
 import os
@@ -17,6 +17,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_traceback_in_locations_limit", 0)  # for speed; those of exceptions stay
 
 # Of what is chosen where there is one device, as most users have it; tests of shardings see all eight.

@@ -59,6 +59,43 @@ def test_symbolic_batch_and_width(padding, length, data_format, gradients):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), called_back.call(x, W), run(x, W))
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("kernel", "crop"), [(1, 1), (3, 3)])
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(4, 3, 1), (40, 40, 40), (3, 3, 3), (4, 6, 2)])
+def test_gradients_where_inputs_reach_nothing(inputs, outputs, groups, kernel, crop, channels_last):
+    """Crops of more than ke - 1 cut inputs off, and JAX cannot tell whether b*h*w - b*h is negative."""
+    batch, height, width = export.symbolic_shape("b, h, w", constraints=["h >= 8", "w >= 8"])
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((kernel, kernel, outputs // groups, inputs)).astype(np.float32)
+
+    def shape(batch, height, width):
+        return (batch, height, width, inputs) if channels_last else (batch, inputs, height, width)
+
+    def run(x, w):
+        spatial, layout = [(crop, crop)] * 2, "NHWC" if channels_last else "NCHW"
+        padding = [(0, 0), *spatial, (0, 0)] if channels_last else [(0, 0), (0, 0), *spatial]
+        return jnp.sum(jnp.sin(jaxdeconv.conv2d_transpose(x, w, None, 2, padding, layout, groups=groups)))
+
+    gradients = jax.grad(run, (0, 1))
+    x = jax.ShapeDtypeStruct(shape(batch, height, width), jnp.float32)
+    exported = export.export(jax.jit(gradients), platforms=tuple(PLATFORMS))(x, jax.ShapeDtypeStruct(w.shape, jnp.float32))
+    x = rng.standard_normal(shape(2, 8, 9)).astype(np.float32)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), exported.call(x, w), gradients(x, w))
+
+
+def test_depthwise_filter_gradients_of_any_batch():
+    """Item by item on TPU where they may be cut, and JAX has no convolution with a symbolic number of groups."""
+    rng = np.random.default_rng(0)
+    (batch,) = export.symbolic_shape("b")
+    geometry = Geometry((3,), (2,), (1,), ((1, 0),), groups=4, channels_last=True)
+    x, g = (rng.standard_normal((3, width, 4)).astype(np.float32) for width in (5, 10))
+    for axes in (0, 1):
+        own = partial(lowering("filter_grad", "dilated", "tpu", axes), geometry=geometry, precision=None)
+        run = jax.jit(partial(own, preferred_element_type=np.dtype(np.float32)))
+        exported = export.export(run)(*(jax.ShapeDtypeStruct((batch, *a.shape[1:]), jnp.float32) for a in (x, g)))
+        np.testing.assert_allclose(exported.call(x, g), run(x, g), rtol=1e-5, atol=1e-5)
+
+
 def test_gradient_of_an_exported_program():
     """The artifact carries our gradient rules: its derivative is the derivative, at every size."""
     run = function("SAME", "NWC", None, gradients=False)

@@ -103,11 +103,11 @@ def sizes_of(layer, itemsize=8):
     return Sizes(inside.geometry, layer.batch, spatial, layer.in_channels, layer.out_channels, itemsize)
 
 
-def within(contraction, lhs, rhs, layer, name, platform, **keywords):
-    """A contraction of a layer by a lowering."""
+def within(contraction, lhs, rhs, layer, name, platform, axes=0, **keywords):
+    """A contraction of a layer by a lowering, where operands may be cut over so many axes of a mesh."""
     inside = Geometry(*layer.window).interior(layer.spatial)
     lhs, rhs, restored = cut(contraction, lhs, rhs, inside)
-    return restored(lowering(contraction, name, platform)(lhs, rhs, inside.geometry, **keywords))
+    return restored(lowering(contraction, name, platform, axes)(lhs, rhs, inside.geometry, **keywords))
 
 
 def test_every_name_has_a_place_on_every_platform():
@@ -464,6 +464,18 @@ def test_joined_taps_of_gradients(channels_last):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
+def test_depthwise_filter_gradients_item_by_item(channels_last):
+    """On TPU where items or channels fill no tile, or may be cut, for the partitioner adds up too many parts of one convolution."""
+    for batch, channels, axes, by_item in ((8, 16, 0, False), (8, 16, 1, True), (8, 16, 2, True), (7, 16, 0, True), (8, 15, 0, True)):
+        layer = layers.Layer(batch, (4, 2), channels, channels, (3, 2), (2, 1), (1, 2), ((1, 0), (0, 1)), channels, channels_last)
+        x, w, g = layer.operands()
+        keywords = {"precision": None, "preferred_element_type": np.dtype(np.float64), "axes": axes}
+        run = partial(within, "filter_grad", layer=layer, name="dilated", platform="tpu", **keywords)
+        np.testing.assert_allclose(run(x, g), layer.expected(x, w, g)[2], rtol=1e-12, atol=1e-12, strict=True)
+        assert ("reduce_sum" in {each.primitive.name for each in jax.make_jaxpr(run)(x, g).eqns}) == by_item
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_filter_gradients_over_x(stride, channels_last):
     """The convolution that JAX would have: on TPU where there are few inputs, no groups, and nothing is stuffed."""
@@ -641,8 +653,8 @@ def ran(monkeypatch):
     """The list of (contraction, name) that run from here on."""
     found = []
 
-    def recording(contraction, name, platform):
-        own = lowering(contraction, name, platform)
+    def recording(contraction, name, platform, axes):
+        own = lowering(contraction, name, platform, axes)
 
         def run(*arguments, **keywords):
             found.append((contraction, name))

@@ -390,7 +390,9 @@ def random_estimates(record: Record, source: str) -> str:
     text = estimates.means(record["cases"])
     if rows:
         text += "\n\n" + table(["layer for which lax takes fewer", "", "TCF", "lax / chosen"], rows)
-    return f"{text}\n\n{len(record['cases'])} layers, seed {record['seed']}. {compiled_for(record, source)}"
+    left_out = record["left out"]
+    without = "".join(f" {sizes_of(each['layer'])} is left out: {each['because'].split(':')[0]}." for each in left_out)
+    return f"{text}\n\n{len(record['cases'])} layers, seed {record['seed']}.{without} {compiled_for(record, source)}"
 
 
 FIGURES: Mapping[str, tuple[Sequence[str], Callable[..., str]]] = {
@@ -415,6 +417,7 @@ FIGURES: Mapping[str, tuple[Sequence[str], Callable[..., str]]] = {
     "repositories-short": (["repositories"], repositories_summary),
     "tpu": (["estimates"], estimated),
     "tpu-random": (["estimates random"], random_estimates),
+    "tpu-random-between": (["estimates random between"], random_estimates),
 }
 """By name: the kinds of records, and the Markdown that is made of one of each and a link to it."""
 

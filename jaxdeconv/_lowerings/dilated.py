@@ -248,4 +248,11 @@ def filter_grad_by_item(x: jax.Array, g: jax.Array, geometry: Geometry, **keywor
         return filter_grad(x, g, geometry, **keywords)
     if keywords["preferred_element_type"] in (jnp.float16, jnp.bfloat16):
         keywords["preferred_element_type"] = np.dtype(np.float32)  # for these are summed
+    if not isinstance(x.shape[0], int):  # JAX has no convolutions of so many groups
+
+        def of_item(index: Any) -> jax.Array:
+            return filter_grad(*(lax.dynamic_index_in_dim(a, index, 0) for a in (x, g)), geometry, **keywords)
+
+        summed: jax.Array = lax.fori_loop(1, x.shape[0], lambda index, w: w + of_item(index), of_item(0))
+        return summed
     return jnp.sum(jax.vmap(lambda x, g: filter_grad(x[None], g[None], geometry, **keywords))(x, g), 0)

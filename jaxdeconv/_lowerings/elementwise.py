@@ -88,7 +88,7 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_eleme
         starts = [q - 1 - block for q, block in zip(over.kernel, blocks, strict=True)]
         window = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
         shifted = x[tuple(_spatial(geometry, window, slice(None)))]
-        total = total + jnp.expand_dims(shifted, new_axes) * taps[blocks]  # [b, T, 1, ..., c, 1] [s, ..., c, o]
+        total = total + jnp.expand_dims(shifted, new_axes) * taps[blocks][None]  # [b, T, 1, ..., c, 1] [1, 1, s, ..., c, o]
     sizes = _spatial(geometry, (length * s for length, s in zip(lengths, geometry.strides, strict=True)), x.shape[0])
     sizes[geometry.channel_axis] = groups * outputs
     ends = [(-before, -surplus, 0) for before, (_, surplus) in zip(way.before, way.outer.crops, strict=True)]
@@ -112,7 +112,9 @@ def _windows(g: jax.Array, geometry: Geometry) -> Iterator[jax.Array]:
 def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
     """C: x[b, n, c, i] += g[b, n*s + j*d - crop_lo, c] * w[j, c, i]."""
     g, w = with_crops(g.astype(preferred_element_type), geometry), w.astype(preferred_element_type)
-    taps = w if geometry.channels_last else w.reshape(*geometry.kernel, -1, *(1,) * geometry.ndim)
+    sizes = _spatial(geometry, (1,) * geometry.ndim, 1)
+    sizes[geometry.channel_axis] = w.shape[-1]
+    taps = w.reshape(*geometry.kernel, *sizes)  # of as many axes as g, for JAX may be told not to add any
     total = jnp.zeros((), preferred_element_type)
     for tap, window in zip(np.ndindex(*geometry.kernel), _windows(g, geometry), strict=True):
         total = total + window * taps[tap]

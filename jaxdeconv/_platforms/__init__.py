@@ -1,7 +1,7 @@
 """One room for each platform: its rates, how much each lowering does there, the forms that it wants, and what is not to be chosen.
 
-A room has `RATES`, `work(name, contraction, sizes)`, `lowering(contraction, name)` and `avoided(name, contraction, sizes)`. To add a
-platform, add a file with these and a line to ROOMS.
+A room has `RATES`, `work(name, contraction, sizes)`, `lowering(contraction, name, axes)` and `avoided(name, contraction, sizes)`. To
+add a platform, add a file with these and a line to ROOMS.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def avoided(platform: Platform, name: Name, contraction: Contraction, sizes: Siz
     return found
 
 
-def lowering(contraction: Contraction, name: Name, platform: Platform) -> Lowering:
-    """The function. Platforms share one where they want the same form."""
-    found: Lowering = ROOMS[platform].lowering(contraction, name)
+def lowering(contraction: Contraction, name: Name, platform: Platform, axes: int = 0) -> Lowering:
+    """The function, where operands may be cut over so many axes of a mesh. Platforms share one where they want the same form."""
+    found: Lowering = ROOMS[platform].lowering(contraction, name, axes)
     return found
 
 

@@ -156,7 +156,7 @@ def elementwise_filter_grad(
         def of_tap(start: jax.Array) -> jax.Array:
             window = lax.dynamic_slice(g, [0, *start, 0], [g.shape[0], *sizes, channels])
             products = window[(slice(None), *(slice(None, None, s) for s in geometry.strides))] * x
-            if channels < ONES_FROM:
+            if channels < ONES_FROM or not static(products):  # JAX cannot always multiply symbolic sizes
                 return jnp.sum(products, tuple(range(x.ndim - 1)))
             rows = products.reshape(-1, channels)
             return lax.dot(jnp.ones_like(rows[:, :ONES].T), rows, precision=lax.Precision.HIGHEST)[0]

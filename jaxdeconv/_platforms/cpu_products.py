@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxdeconv._geometry import Geometry
+from jaxdeconv._lowerings import product
+from jaxdeconv._lowerings._blocks import static
 
 NARROW = 32  # rows of the filter, up to which products with channels first are better of one item of the batch at a time,
 SAMPLES = 32  # if an item has so many
@@ -53,12 +55,14 @@ def input_grad(taps: jax.Array, w: jax.Array, geometry: Geometry, **keywords: An
         if _by_item(len(matrix), matrix.shape[1], taps.shape[1], math.prod(taps.shape[2:])):
             return lax.dot_general(_for_each(matrix.T, taps.shape[1]), taps, (((2,), (0,)), ((0,), (1,))), **keywords)
         return jnp.swapaxes(lax.dot_general(matrix, taps, (((0,), (0,)), ((), ())), **keywords), 0, 1)
-    taps = taps.reshape(*taps.shape[: n + 1], -1)
+    taps = taps.reshape(*taps.shape[: n + 1], len(matrix))
     return lax.dot_general(taps, matrix, (((n + 1,), (0,)), ((), ())), **keywords)
 
 
 def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """Patches times inputs, summed over batch and width."""
+    if not static(x):  # JAX cannot always multiply symbolic sizes
+        return product.filter_grad(x, taps, geometry, **keywords)
     n = geometry.ndim
     channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
     rows, outputs = math.prod(shape), shape[-1]

@@ -222,16 +222,26 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
     return _dilated(contraction, sizes) if name == "dilated" else _matmul(sizes)
 
 
-def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+def _filter_grad_cut(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F by a convolution: over x if its channels are fewer than those of g, and than the rows of a tile, and nothing is stuffed."""
     if dilated.is_over_x(geometry, x.shape[geometry.channel_axis], g.shape[geometry.channel_axis], ROWS):
         return dilated.filter_grad_over_x(x, g, geometry, **keywords)
     return dilated.filter_grad_by_item(x, g, geometry, **keywords)
 
 
-def lowering(contraction: Contraction, name: Name) -> Lowering:
-    """The function, in the form that is fast here."""
-    return _filter_grad if (contraction, name) == ("filter_grad", "dilated") else general(contraction, name)
+def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
+    """That where nothing is cut: a depthwise one is one convolution where items and channels fill a tile."""
+    sizes = x.shape[0], x.shape[geometry.channel_axis]
+    fills = all(not isinstance(size, int) or size >= least for size, least in zip(sizes, (SUBLANES, ROWS), strict=True))
+    own = dilated.filter_grad if geometry.groups > 1 and fills else _filter_grad_cut
+    return own(x, g, geometry, **keywords)
+
+
+def lowering(contraction: Contraction, name: Name, axes: int = 0) -> Lowering:
+    """The function, in the form that is fast here, and right where the partitioner may cut it."""
+    if (contraction, name) != ("filter_grad", "dilated"):
+        return general(contraction, name)
+    return _filter_grad_cut if axes else _filter_grad
 
 
 def avoided(name: Name, contraction: Contraction, sizes: Sizes) -> bool:
