@@ -585,7 +585,7 @@ def test_other_functions_come_out_unchanged():
     def function(x, w):
         y = lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=LAYOUTS[1][0])
         y = lax.scan(lambda c, row: (c + jax.nn.relu(row), jax.nn.silu(c)), y[0], y)[1]
-        return jax.jit(jnp.sin)(y) + lax.cond(jnp.sum(x) > 0, jnp.sin, jnp.cos, y) * jnp.ones((6,), y.dtype)
+        return jax.jit(jnp.sin)(y) + lax.cond(jnp.sum(x) > 0, jnp.sin, jnp.cos, y) * jnp.ones((1, 1, 6), y.dtype)
 
     assert str(jax.make_jaxpr(accelerate(function))(X, W)) == str(jax.make_jaxpr(function)(X, W))
 

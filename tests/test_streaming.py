@@ -182,7 +182,7 @@ def test_scan_and_its_gradients():
     g = jnp.cos(jnp.arange(2 * STEADY.length * 3.0)).reshape(2, STEADY.length, 3)
 
     def whole(x, w, bias):
-        return jaxdeconv.lax.conv_transpose(x, w, (2,), [(4, 1)], transpose_kernel=True) + bias
+        return jaxdeconv.lax.conv_transpose(x, w, (2,), [(4, 1)], transpose_kernel=True) + bias[None, None]
 
     y, streamed = jax.jit(lambda *arguments: jax.vjp(lambda *a: _scanned(STEADY, *a), *arguments))(x, w, bias)
     expected, offline = jax.vjp(whole, x, w, bias)
@@ -295,9 +295,9 @@ def test_a_scan_from_the_first_chunk_and_its_gradients():
 
     def whole(x, w, bias):
         y = jaxdeconv.conv_transpose(x, w, [2, DELAYED.length + 7, 3], 2, "VALID")[:, 5 : 5 + DELAYED.length]
-        return jnp.pad(y + bias, ((0, 0), (5, 0), (0, 0)))
+        return jnp.pad(y + bias[None, None], ((0, 0), (5, 0), (0, 0)))
 
-    np.testing.assert_allclose(whole(x, w, 0)[:, 5:], DELAYED.whole(x, w), atol=1e-12)
+    np.testing.assert_allclose(whole(x, w, jnp.zeros(3))[:, 5:], DELAYED.whole(x, w), atol=1e-12)
     y, streamed = jax.jit(lambda *arguments: jax.vjp(_delayed_scan, *arguments))(x, w, bias)
     expected, offline = jax.vjp(whole, x, w, bias)
     np.testing.assert_allclose(y, expected, atol=1e-12)
