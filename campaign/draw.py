@@ -137,6 +137,8 @@ def _how(dice, case, x64, integers=(), complex=True):
     transform = dice.weighed({name: each.weight for name, each in table.items()})
     if transform == "shard_map" and dtype in COMPLEX:
         transform = "vjp"  # with the flags of fast chunks, XLA ends the process for sums over devices of complex constants
+    if transform == "symbolic export" and case.front in ("layers", "sharded"):
+        transform = "export"  # layers of frameworks ask about sizes what JAX cannot tell of symbols
     if table[transform].forward_mode or dice.chance(0.1):
         given["forward_mode"] = True
     return case._replace(dtype=dtype, transform=transform, x64=x64, exact=dice.chance(0.6), keywords=case.keywords | given)

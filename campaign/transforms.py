@@ -185,6 +185,38 @@ def _export(f, **o):
     return jax.export.deserialize(exported.serialize()).call(o)
 
 
+def _symbolic(f, **o):
+    """The same with all sizes of x symbolic that the call can have so. With none, or if nothing is left of y, as they are."""
+    shaped = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _p(o)]
+
+    def with_symbols(axes):
+        names = [f"s{axis}" for axis in axes]
+        sizes = jax.export.symbolic_shape(", ".join(names), constraints=[f"s{axis} >= {o['x'].shape[axis]}" for axis in axes])
+        shape = [sizes[axes.index(axis)] if axis in axes else size for axis, size in enumerate(o["x"].shape)]
+        return [jax.ShapeDtypeStruct(shape, o["x"].dtype), *shaped[1:]]
+
+    def can(axes):
+        try:
+            return jax.eval_shape(f, *with_symbols(axes)) is not None
+        except Exception as error:  # channels, a size of the output that was given, or sizes of which none reaches an output
+            if type(error).__name__ not in ("ValueError", "InconclusiveDimensionOperation"):  # whose place differs by version
+                raise
+            return False
+
+    axes = [axis for axis, size in enumerate(o["x"].shape) if size > 0 and can([axis])]
+    if not axes or not can(axes) or o["g"].size == 0:
+        return _export(f, **o)
+    p = with_symbols(axes)
+    g = jax.ShapeDtypeStruct(jax.eval_shape(f, *p).shape, o["g"].dtype)
+
+    def vjp(p, g):
+        y, pull = jax.vjp(f, *p)
+        return [y, *pull(g)]
+
+    exported = jax.export.export(jax.jit(vjp), platforms=("cpu", "cuda", "tpu"))(tuple(p), g)
+    return jax.export.deserialize(exported.serialize()).call(_p(o), o["g"])
+
+
 def _shard_map(f, **o):
     """Over one device: with the types of many, of which the first axis of x may be cut."""
     mesh, cut = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("a",)), jax.sharding.PartitionSpec("a")
@@ -230,6 +262,7 @@ DIFFERENTIABLE = {
     "cond": Transform(_cond, _vjp_expected, once=True, weight=2),
     "shard_map": Transform(_shard_map, _vjp_expected, once=True, weight=2),
     "export": Transform(_export, _vjp_expected, once=True, eager=True, weight=0.7),
+    "symbolic export": Transform(_symbolic, _vjp_expected, once=True, eager=True, weight=0.7),
     "vmap of vjp, x": _pair(_vmapped, _vmapped_expected, "xg", once=True, weight=3),
     "vmap of vjp, w": _pair(_vmapped, _vmapped_expected, "wg", once=True, weight=2),
     "vmap of vjp, x and w": _pair(_vmapped, _vmapped_expected, "xwg", once=True, weight=4),
