@@ -186,7 +186,7 @@ def _export(f, **o):
 
 
 def _symbolic(f, **o):
-    """The same with all sizes of x symbolic that the call can have so. With none, or if nothing is left of y, as they are."""
+    """The same with all sizes of x symbolic that the call can have so. With none, or if no input reaches y, as they are."""
     shaped = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _p(o)]
 
     def with_symbols(axes):
@@ -204,7 +204,8 @@ def _symbolic(f, **o):
             return False
 
     axes = [axis for axis, size in enumerate(o["x"].shape) if size > 0 and can([axis])]
-    if not axes or not can(axes) or o["g"].size == 0:
+    reached = f(*(np.full_like(a, name != "b") for name, a in zip("xwb", _p(o), strict=False)))
+    if not axes or not can(axes) or not np.any(reached):
         return _export(f, **o)
     p = with_symbols(axes)
     g = jax.ShapeDtypeStruct(jax.eval_shape(f, *p).shape, o["g"].dtype)
