@@ -240,6 +240,8 @@ def main() -> int:
     jax.config.update("jax_platforms", "cpu")
     if arguments.random is not None and (arguments.random < 1 or arguments.cases or arguments.quick):
         parser.error("--random takes a positive number, and no cases")
+    if not arguments.limit > 0:
+        parser.error("--limit takes a positive number of seconds")
     globs = arguments.cases or ["*"]
     layers = [layer for layer in LAYERS if any(fnmatch.fnmatchcase(layer.name, glob) for glob in globs)]
     layers = [layer for layer in layers if layer.name in QUICK] if arguments.quick else layers
@@ -254,6 +256,9 @@ def main() -> int:
             continue
         cases.append({"layer": layer._asdict(), "chosen": choices(layer, arguments.dtype), "cycles": cycles})
         print(f"{layer.name} {cycles['train']['lax'] / cycles['train']['chosen']:.2f}x", file=sys.stderr, flush=True)
+    if not cases:
+        print("no layer is left", file=sys.stderr)
+        return 1
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     environment = {
         "chip": arguments.chip,

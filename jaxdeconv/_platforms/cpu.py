@@ -211,7 +211,7 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 
 
 @lru_cache(None)
-def lowering(contraction: Contraction, name: Name, axes: int = 0) -> Lowering:
+def lowering(contraction: Contraction, name: Name, axes: int) -> Lowering:
     """The function, in the form that is fast here."""
     if name == "dilated":  # XLA computes convolutions with groups by scalar loops
         return per_group(contraction, ordered(contraction), one_by_one=MOST_ON_CPU)

@@ -84,7 +84,7 @@ def work(name: Name, contraction: Contraction, sizes: Sizes) -> Work:
 
 
 @lru_cache(None)
-def lowering(contraction: Contraction, name: Name, axes: int = 0) -> Lowering:
+def lowering(contraction: Contraction, name: Name, axes: int) -> Lowering:
     """The function, in the form that is fast here.
 
     XLA moves the reversal of a filter before a product with a scalar, as of a spectral norm, and into a convolution that makes the

@@ -237,7 +237,7 @@ def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any
     return own(x, g, geometry, **keywords)
 
 
-def lowering(contraction: Contraction, name: Name, axes: int = 0) -> Lowering:
+def lowering(contraction: Contraction, name: Name, axes: int) -> Lowering:
     """The function, in the form that is fast here, and right where the partitioner may cut it."""
     if (contraction, name) != ("filter_grad", "dilated"):
         return general(contraction, name)
