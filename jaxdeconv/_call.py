@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdeconv._canonicalize import at_least, error
 from jaxdeconv._contractions import OPERANDS, Options, accumulated, choices_of, form_of, measured, sizes_of, tf_shape
 from jaxdeconv._derivatives import bilinear, contraction
 from jaxdeconv._geometry import Geometry
@@ -43,9 +44,22 @@ def jaxdeconv_call(
         first, second = varying_as(first, second), varying_as(second, first)
         operands = dict(zip(OPERANDS[target], (first, second), strict=True))
         form = form_of(operands, geometry, options, layout)
+        _check_meeting(options.function, form.x.shape, geometry)
         # Not separable in forward mode, where it can be given to `jax.linear_transpose`.
         y = bilinear(target, False, operands, form) if options.forward_mode else contraction(target, first, second, form)
         return biased(y, None if bias is None else bias.astype(y.dtype), geometry.channel_axis)
+
+
+def _check_meeting(function: str, x_shape: tuple[int, ...], geometry: Geometry) -> None:
+    """Raises if a value of a symbolic size leaves no input that reaches an output: for it, the program would be another one."""
+    if all(isinstance(size, int) for size in x_shape) or (inside := interior(geometry, x_shape)) is None:
+        return
+    for axis, (lo, hi) in zip(geometry.spatial_axes, inside.inputs, strict=True):
+        size, least = x_shape[axis], lo + hi + 1
+        if not at_least(least, size):
+            rule = f"a symbolic size must leave inputs that reach the output, and the crops cut off {least - 1} along axis {axis}"
+            advice = f"give jax.export.symbolic_shape the constraint '{size} >= {least}'"
+            raise error(ValueError, function, rule, "input.shape", x_shape, advice)
 
 
 class Call(NamedTuple):
@@ -112,13 +126,13 @@ def _run(
 ) -> jax.Array:
     try:
         result: jax.Array = jaxdeconv_call(target, first, second, bias, geometry, options, layout)
-    except (TypeError, NotImplementedError) as error:
-        advise(error, options.function, options.forward_mode)
+    except (TypeError, NotImplementedError) as refusal:
+        advise(refusal, options.function, options.forward_mode)
         raise
     return result
 
 
-def advise(error: Exception, function: str, forward_mode: bool | None) -> None:
+def advise(refusal: Exception, function: str, forward_mode: bool | None) -> None:
     """Notes on JAX's refusal of forward mode how to allow it."""
-    if not forward_mode and re.search("forward-mode|custom_lin", str(error)):
-        error.add_note(f"{function}: {_ADVICE}")
+    if not forward_mode and re.search("forward-mode|custom_lin", str(refusal)):
+        refusal.add_note(f"{function}: {_ADVICE}")

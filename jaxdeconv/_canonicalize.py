@@ -293,7 +293,7 @@ def bias_of(function: str, value: ArrayLike | None, name: str, channels: int, x_
 def kernel_size(function: str, name: str, shape: tuple[int, ...], axes: Collection[int], channel_axis: int) -> tuple[int, ...]:
     """The kernel's size, from the shape of a filter whose spatial axes these are; it and the output channels must not be empty."""
     kernel = tuple(shape[axis] for axis in axes)
-    if not all(isinstance(size, int) and size > 0 for size in kernel) or shape[channel_axis] == 0:
+    if not all(isinstance(size, int) and size > 0 for size in (*kernel, shape[channel_axis])):
         rule = f"{name} must have a static, positive kernel size and output channels"
         raise error(ValueError, function, rule, f"{name}.shape", shape, "only the input channels may be 0")
     return kernel

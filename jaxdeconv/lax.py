@@ -133,8 +133,9 @@ def conv_transpose(
 
     groups = _groups(function, x.shape[numbers.lhs_spec[1]], w.shape, numbers.rhs_spec, feature_group_count, transpose_kernel)
     kernel = tuple(w.shape[axis] for axis in numbers.rhs_spec[2:])
-    if not all(isinstance(size, int) and size > 0 for size in kernel):
-        rule = "rhs must have a static, positive kernel size"
+    outputs = w.shape[numbers.rhs_spec[1 if transpose_kernel else 0]]
+    if not all(isinstance(size, int) and size > 0 for size in kernel) or not isinstance(outputs, int):
+        rule = "rhs must have a static, positive kernel size, and static output channels"
         raise error(ValueError, function, rule, "rhs.shape", w.shape, "only its channels may be 0")
     pads = pads_of(function, padding, list(map(effective_kernel, kernel, dilations)), strides, use_consistent_padding)
     crops = tuple(

@@ -282,7 +282,7 @@ def _check_weight(function: str, n: int, x_shape: tuple[int, ...], w: jax.Array,
     axes = f"[in, out / groups, {', '.join(canonicalize.SPATIAL[-n:])}]"
     advice = f"bring a filter of another layout to {axes} with jaxdeconv.convert_filters"
     canonicalize.rank(function, "weight", w, axes, f"{advice}{_other_function(n, w.ndim - 2)}", canonicalize.SEVERAL_FILTERS)
-    if not all(isinstance(size, int) and size > 0 for size in w.shape[2:]) or 0 in w.shape[:2]:
+    if not all(isinstance(size, int) and size > 0 for size in w.shape[1:]) or w.shape[0] == 0:
         rule = "weight must have a static, positive kernel size and channels"
         raise error(ValueError, function, rule, "weight.shape", w.shape, "only the batch may be empty")
     axis = len(x_shape) - n - 1

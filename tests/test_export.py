@@ -217,3 +217,46 @@ def test_a_length_that_is_not_valid_for_every_width(length):
     shape = operand(*export.symbolic_shape("b, w"), "NWC")
     with pytest.raises(ValueError, match=r"needs output_shape\[1\] from 2\*w - 1 to 2\*w"):
         export.export(jax.jit(run))(jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(W.shape, jnp.float32))
+
+
+CUT = r"the crops cut off 5 along axis 1, got input\.shape=\(b, w, 4\); give jax\.export\.symbolic_shape the constraint 'w >= 6'"
+
+
+@pytest.mark.parametrize("forward_mode", [None, True])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_crops_that_can_take_all_of_a_symbolic_size(gradients, forward_mode):
+    w = jax.ShapeDtypeStruct((3, 4, 2), jnp.float32)
+
+    def run(x, w):
+        return jaxdeconv.lax.conv_transpose(x, w, (2,), [(0, -9)], forward_mode=forward_mode)
+
+    function = jax.jit(jax.grad(lambda x, w: jnp.sum(run(x, w)), (0, 1)) if gradients else run)
+    with pytest.raises(ValueError, match=CUT):
+        export.export(function)(jax.ShapeDtypeStruct(export.symbolic_shape("b, w, 4"), jnp.float32), w)
+    shape = export.symbolic_shape("b, w, 4", constraints=["w >= 6"])
+    exported = export.export(function)(jax.ShapeDtypeStruct(shape, jnp.float32), w)
+    x, w = (np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in ((2, 6, 4), (3, 4, 2)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), exported.call(x, w), function(x, w))
+
+
+@pytest.mark.parametrize(
+    ("run", "x", "w", "rule"),
+    [
+        (lambda x, w: jaxdeconv.conv1d_transpose(x, w, None, 2), "b, w, 4", "3, c, 4", "filters must have a static"),
+        (lambda x, w: jaxdeconv.lax.conv_transpose(x, w, (2,), "SAME"), "b, w, 4", "3, 4, c", "rhs must have a static"),
+        (
+            lambda x, w: jaxdeconv.lax.conv_transpose(x, w, (2,), "SAME", transpose_kernel=True),
+            "b, w, 4",
+            "3, c, 4",
+            "rhs must have a static",
+        ),
+        (lambda x, w: jaxdeconv.torch.conv_transpose1d(x, w), "b, 4, w", "4, c, 3", "weight must have a static"),
+        (lambda x, w: jaxdeconv.onnx.conv_transpose(x, w), "b, 4, w", "4, c, 3", "W must have a static"),
+        (lambda x, w: jaxdeconv.keras.conv_transpose(x, w, 2), "b, w, 4", "3, c, 4", "kernel must have a static"),
+    ],
+)
+def test_output_channels_are_numbers(run, x, w, rule):
+    scope = export.SymbolicScope()
+    shapes = (export.symbolic_shape(shape, scope=scope) for shape in (x, w))
+    with pytest.raises(ValueError, match=rule):
+        export.export(jax.jit(run))(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))

@@ -358,7 +358,7 @@ TABLE = [
     ({"rhs": W.astype(np.float32)}, TypeError, "lhs and rhs must have one dtype and lhs has float64, got rhs.dtype='float32'"),
     ({"lhs": X[0]}, ValueError, "lhs and rhs must have one rank, of at least 2, and lhs has shape (4, 3), got rhs.shape=(5, 3, 2)"),
     ({"lhs": X[0, 0], "rhs": W[0, 0]}, ValueError, "lhs and rhs must have one rank, of at least 2, and lhs has shape (3,), got rhs.shape=(2,)"),
-    ({"rhs": W[:0]}, ValueError, "rhs must have a static, positive kernel size, got rhs.shape=(0, 3, 2)"),
+    ({"rhs": W[:0]}, ValueError, "rhs must have a static, positive kernel size, and static output channels, got rhs.shape=(0, 3, 2)"),
     ({"rhs": np.ones((5, 2, 3))}, ValueError, "with transpose_kernel=False the I axis of rhs, 1, must have 1 / 1 of the 3 input channels, got rhs.shape=(5, 2, 3)"),
     ({"transpose_kernel": True}, ValueError, "with transpose_kernel=True the O axis of rhs, 2, must have all the 3 input channels, got rhs.shape=(5, 3, 2)"),
     # strides and rhs_dilation
