@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # before this folder, in whi
 from benchmarks import accelerate, estimates, inside
 from benchmarks.compare import OURS, ratios
 from benchmarks.layers import LAYERS, QUICK
-from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS, MIXTURE, columns
+from benchmarks.lowerings import CONTRACTIONS, IMPLEMENTATIONS, MIXTURE, columns, regret_by_others
 from benchmarks.peers import MODES
 from benchmarks.plots import plot_ratios, plot_scaling, plot_training
 from benchmarks.tables import digits, geometric_mean, milliseconds, ratio, table
@@ -218,13 +218,6 @@ def sizes_of(layer: Record) -> str:
 NOTED, LONG = 1.5, 2e-4  # a regret, and the seconds from which it matters
 
 
-def measured_regret(case: Record) -> float:
-    """What the fastest lowering of the first round costs in the others: no choice can be expected to cost less."""
-    first = min(case["samples"], key=lambda name: case["samples"][name][0])
-    later = {name: min(samples[1:]) for name, samples in case["samples"].items()}
-    return later[first] / min(later.values())
-
-
 def random_lowerings(record: Record, source: str) -> str:
     """What the choice costs on random layers, and where the most."""
     rows, noted = [], []
@@ -233,7 +226,7 @@ def random_lowerings(record: Record, source: str) -> str:
         regrets = [case["regret"] for case in cases]
         far = [case for case in cases if case["regret"] > NOTED and case["seconds"][case["chosen"]] > LONG]
         mixtures = sum(case["chosen"] not in IMPLEMENTATIONS for case in cases)
-        found = [measured_regret(case) for case in cases]
+        found = [regret_by_others(case["samples"], case["chosen"]) for case in cases]
         costs = [ratio(cost) for each in (regrets, found) for cost in (geometric_mean(each), max(each))]
         rows.append([letter, str(len(cases)), *costs, str(len(far)), str(mixtures)])
         noted += far
@@ -242,7 +235,7 @@ def random_lowerings(record: Record, source: str) -> str:
         "layers",
         "regret, mean",
         "worst",
-        "of the first round's",
+        "by other rounds, mean",
         "worst",
         f"above {NOTED}x and {1e3 * LONG:.1f} ms",
         "a mixture is chosen",

@@ -19,15 +19,16 @@ from jaxdeconv._lowerings import product
 from jaxdeconv._lowerings._blocks import static
 
 NARROW = 32  # rows of the filter, up to which products with channels first are better of one item of the batch at a time,
+WIDER = 64  # or so many: for T, and for F in one dimension;
 SAMPLES = 32  # if an item has so many
 NARROWER = 2  # times as many channels as rows, above which x is on the left of these: XLA reorders all of the other operand
 LEFT = 128  # inputs, up to which the filter's gradient with channels last has x on the left, although its result is transposed
 
 
-def _by_item(rows: int, inputs: int, batch: Any, samples: Any) -> bool:
+def _by_item(rows: int, inputs: int, batch: Any, samples: Any, wider: bool) -> bool:
     """Whether products with channels first are of one item at a time: then nothing but the taps is transposed."""
     known = isinstance(batch, int) and isinstance(samples, int)
-    return known and batch > 1 and samples >= SAMPLES and rows <= NARROW and rows < 2 * inputs
+    return known and batch > 1 and samples >= SAMPLES and (rows <= WIDER if wider else rows <= NARROW and rows < 2 * inputs)
 
 
 def _for_each(matrix: jax.Array, batch: int) -> jax.Array:
@@ -40,7 +41,7 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, **keywords: Any) -
     if geometry.channels_last:
         products = lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), **keywords)
         return products.reshape(*x.shape[:-1], *w.shape[:-1])
-    if _by_item(len(matrix), matrix.shape[1], x.shape[0], math.prod(x.shape[2:])):
+    if _by_item(len(matrix), matrix.shape[1], x.shape[0], math.prod(x.shape[2:]), wider=True):
         products = jnp.swapaxes(lax.dot_general(_for_each(matrix, x.shape[0]), x, (((2,), (1,)), ((0,), (0,))), **keywords), 0, 1)
     else:
         products = lax.dot_general(matrix, x, (((1,), (1,)), ((), ())), **keywords)  # [k*o, batch, *W]
@@ -52,7 +53,7 @@ def input_grad(taps: jax.Array, w: jax.Array, geometry: Geometry, **keywords: An
     n, matrix = geometry.ndim, w.reshape(-1, w.shape[-1])
     if not geometry.channels_last:
         taps = taps.reshape(len(matrix), *taps.shape[n + 1 :])
-        if _by_item(len(matrix), matrix.shape[1], taps.shape[1], math.prod(taps.shape[2:])):
+        if _by_item(len(matrix), matrix.shape[1], taps.shape[1], math.prod(taps.shape[2:]), wider=False):
             return lax.dot_general(_for_each(matrix.T, taps.shape[1]), taps, (((2,), (0,)), ((0,), (1,))), **keywords)
         return jnp.swapaxes(lax.dot_general(matrix, taps, (((0,), (0,)), ((), ())), **keywords), 0, 1)
     taps = taps.reshape(*taps.shape[: n + 1], len(matrix))
@@ -67,7 +68,7 @@ def filter_grad(x: jax.Array, taps: jax.Array, geometry: Geometry, **keywords: A
     channels, shape = x.shape[geometry.channel_axis], taps.shape[n + 1 :] if geometry.channels_last else taps.shape[: n + 1]
     rows, outputs = math.prod(shape), shape[-1]
     # As matrices: of several contracted axes XLA would make one by transposing both operands.
-    if not geometry.channels_last and _by_item(rows, channels, x.shape[0], math.prod(x.shape[2:])):
+    if not geometry.channels_last and _by_item(rows, channels, x.shape[0], math.prod(x.shape[2:]), wider=n == 1):
         taps, x = taps.reshape(rows, *x.shape[:1], -1), x.reshape(*x.shape[:2], -1)
         if channels > NARROWER * rows:
             several = lax.dot_general(x, taps, (((2,), (2,)), ((0,), (1,))), **keywords)
