@@ -139,10 +139,11 @@ def _zero_behind(spans: Sequence[tuple[Any, Any]], strides: Sequence[int]) -> tu
     if len(spans) != 2 or not known or all(window == 1 for _, window in spans):
         return None
     beyond = [samples - window + 1 for samples, window in spans]
-    dimension = max(range(2), key=lambda each: (strides[each] > 1, beyond[each]))
-    if beyond[dimension] < LONG * strides[dimension]:
+    more = [int(each % stride == 0) for each, stride in zip(beyond, strides, strict=True)]
+    dimension = max(range(2), key=lambda each: (not more[each], strides[each] > 1, beyond[each]))
+    if more[dimension] and beyond[dimension] < LONG * strides[dimension]:
         return None
-    return dimension, int(beyond[dimension] % strides[dimension] == 0)
+    return dimension, more[dimension]
 
 
 def _full(geometry: Geometry) -> list[tuple[int, int]]:
