@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdeconv._geometry import Geometry
-from jaxdeconv._lowerings._blocks import padded, terms, too_many_terms, too_sparse
+from jaxdeconv._lowerings._blocks import padded, static, terms, too_many_terms, too_sparse
 from jaxdeconv._lowerings._work import Contraction, Sizes
 from jaxdeconv._lowerings.mixed import phases, placed
 
@@ -68,8 +68,13 @@ def _spatial(geometry: Geometry, each: Iterable[Any], others: Any) -> list[Any]:
     return of_axes
 
 
-def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
-    """T: y[b, n*s + j*d - crop_lo, c, o] += x[b, n, c] * w[j, o, c]."""
+def transpose(
+    x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, sliced: bool = False, **unused: Any
+) -> jax.Array:
+    """T: y[b, n*s + j*d - crop_lo, c, o] += x[b, n, c] * w[j, o, c].
+
+    `sliced`, the result is a slice, of one block more where all blocks would be in it.
+    """
     n, way, groups, outputs = geometry.ndim, phases(geometry), geometry.groups, w.shape[-2]
     x, over = x.astype(preferred_element_type), way.inner
     in_blocks = [each for s in geometry.strides for each in (1, s)]
@@ -79,6 +84,12 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_eleme
     else:
         taps = jnp.moveaxis(taps, (-2, -1), (n, n + 1)).reshape(*over.kernel, groups, outputs, *in_blocks)
     reach = [(q - 1 - lo, q - 1 - hi, 0) for q, (lo, hi) in zip(over.kernel, over.crops, strict=True)]
+    ends = [(-before, -surplus, 0) for before, (_, surplus) in zip(way.before, way.outer.crops, strict=True)]
+    if sliced and n > 0 and not any(map(any, ends)):
+        lengths = [x.shape[axis] for axis in geometry.spatial_axes]
+        longest = lengths.index(max(lengths)) if static(x) else 0
+        (lo, hi, _), s = reach[longest], geometry.strides[longest]
+        reach[longest], ends[longest] = (lo, hi + 1, 0), (0, -s, 0)
     x = padded(x, _spatial(geometry, reach, (0, 0, 0)))
     lengths = [x.shape[axis] - q + 1 for axis, q in zip(geometry.spatial_axes, over.kernel, strict=True)]
     reached = [sorted({run.block + lo for run in runs}) for runs, (lo, _) in zip(_extended(geometry).runs, over.crops, strict=True)]
@@ -91,7 +102,6 @@ def transpose(x: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_eleme
         total = total + jnp.expand_dims(shifted, new_axes) * taps[blocks][None]  # [b, T, 1, ..., c, 1] [1, 1, s, ..., c, o]
     sizes = _spatial(geometry, (length * s for length, s in zip(lengths, geometry.strides, strict=True)), x.shape[0])
     sizes[geometry.channel_axis] = groups * outputs
-    ends = [(-before, -surplus, 0) for before, (_, surplus) in zip(way.before, way.outer.crops, strict=True)]
     return padded(total.reshape(sizes), _spatial(geometry, ends, (0, 0, 0)))
 
 
