@@ -88,8 +88,9 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
 
     Returns:
         A function with the name, documentation and signature of the one given, the same results to rounding, with their dtypes, and
-        the same errors. `explain(*arguments)` of it is an `Acceleration`: what was found, and what was left and why. If it is such
-        a function already, it is returned as it is.
+        the same errors. `explain(*arguments)` of it is an `Acceleration`: what was found, and what was left and why; of a method it
+        is asked for on the class, with the instance first. If it is such a function already, it is returned as it is, or with the
+        forward_mode that is given.
 
     Raises:
         TypeError: function is not callable, or forward_mode is no boolean.
@@ -122,7 +123,7 @@ def accelerate(function: Any = None, *, forward_mode: bool | None = None) -> Any
         )
     _options.how(name, None, forward_mode)
     if is_accelerated(function):
-        return function
+        return function if forward_mode is None else accelerate(function.__wrapped__, forward_mode=forward_mode)
 
     @functools.wraps(function)
     def accelerated(*arguments: Any, **keywords: Any) -> Any:

@@ -50,7 +50,7 @@ def describe(value: object) -> str:
     """A short text of any value: arrays of any size by type and shape, those of other libraries always; inside of a value, too."""
     if isinstance(value, jax.core.Tracer):
         return f"a traced {value.dtype}{list(value.shape)}"
-    if isinstance(value, jax.Array | np.ndarray) and value.size > 8:
+    if isinstance(value, jax.Array | np.ndarray) and (value.size > 8 or not has_values(value)):
         return f"an array {value.dtype}{list(value.shape)}"
     if isinstance(value, jax.Array | np.ndarray):
         return repr(np.asarray(value).tolist())
@@ -70,6 +70,14 @@ def describe(value: object) -> str:
     else:
         text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... of type {kind}"
+
+
+def has_values(value: object) -> bool:
+    """Whether it is an array that numpy can read: not traced, and not of the keys of `jax.random`."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    extended = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return isinstance(value, np.ndarray | jax.Array) and not extended
 
 
 def _is_other(value: object) -> bool:
@@ -301,7 +309,8 @@ def kernel_size(function: str, name: str, shape: tuple[int, ...], axes: Collecti
 
 def choice(function: str, name: str, value: T, allowed: Collection[T], hint: str = "pass one of these") -> T:
     """Requires value to be one of the allowed ones: equal and of the same type, so that 0 is not False."""
-    if not any(isinstance(value, type(each)) and value == each for each in allowed):
+    plain = bool(value) if isinstance(value, np.bool_) else value
+    if not any(isinstance(plain, type(each)) and plain == each for each in allowed):
         wanted = " or ".join(map(repr, allowed))
         kind: ErrorType = ValueError if isinstance(value, str) else TypeError
         raise error(kind, function, f"{name} must be {wanted}", name, value, hint)
@@ -326,7 +335,7 @@ def integer(function: str, name: str, value: object, whole: object = None) -> in
     if is_foreign(value):
         value = host(function, name, rule, value, advice)
     scalar = isinstance(value, int | np.integer) or (
-        isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
+        isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and jnp.issubdtype(value.dtype, np.integer)
     )
     if isinstance(value, bool | np.timedelta64) or not scalar:  # numpy counts a timedelta64 among its integers
         raise error(TypeError, function, rule, name, shown, advice)
@@ -337,7 +346,7 @@ def integers(function: str, name: str, value: object) -> tuple[int, ...]:
     """A tuple of static integers from a list, a tuple, a `tf.TensorShape`, or a concrete array of one dimension."""
     if is_foreign(value):
         value = host(function, name, f"{name} must be of integers", value, "pass Python or numpy integers")
-    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+    if has_values(value):
         values = np.asarray(value)
         if values.ndim > 1:
             raise error(ValueError, function, f"{name} must be one-dimensional", name, value, "pass a list of integers")

@@ -166,6 +166,8 @@ def recognized(lhs: Sequence[Any], rhs: Sequence[Any], out: Sequence[Any], param
     sizes = [[shape[axis] for axis in spec[2:]] for shape, spec in zip((lhs, rhs, out), numbers, strict=True)]
     if any(isinstance(size, int) and size == 0 for size in (*lhs, *rhs, *out)):
         raise UnrecognizedError("it is empty")
+    if not (isinstance(features, int) and isinstance(batches, int)):  # as under a vmap of both operands
+        raise UnrecognizedError("its number of groups is symbolic")
 
     def larger(window: Sequence[Any], result: Sequence[Any]) -> bool:
         return all(isinstance(size, int) for size in result) and (

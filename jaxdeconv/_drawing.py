@@ -58,9 +58,9 @@ def _dimension(name: str, size: int, length: int, k: int, s: int, d: int, crops:
     )
     rows.append(("y", fate.rstrip()))
     marks = [" "] * (stop - first + 8)
-    for m in range(0, length, 10):
-        if (column := crop + m - first) < stop - first:
-            marks[column : column + len(str(m))] = str(m)
+    for m in range(0, min(length, stop - crop), 10):
+        column = crop + m - first
+        marks[column : column + len(str(m))] = str(m)
     rows.append(("", "".join(marks).rstrip()))
     width = max(len(label) for label, _ in rows)
     lines = [head, *(f"  {label:{width}} |{cells}" for label, cells in rows)]

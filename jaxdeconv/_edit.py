@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 from jax.extend.core.primitives import conv_general_dilated_p
 
@@ -81,7 +83,7 @@ class Row:
         reason: str | None,
     ) -> Row:
         names = ["window_strides", "lhs_dilation", "rhs_dilation", "padding"]
-        names += [name for name in ("feature_group_count", "batch_group_count") if parameters[name] > 1]
+        names += [name for name in ("feature_group_count", "batch_group_count") if parameters[name] != 1]
         rhs = equation.invars[1].aval
         return cls(
             str(equation.source_info.name_stack),
@@ -153,7 +155,9 @@ class Editor:
     def evaluated(self, f: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """What a function gives, by its edited program."""
         program, arrays, restored = _jaxprs.traced(f, *arguments, **keywords)
-        return restored(jaxpr_as_fun(self.program(program))(*arrays))
+        results = jaxpr_as_fun(self.program(program))(*arrays)
+        # Arrays of numpy that a function returns are constants of its program, and come back as a class of JAX's own.
+        return restored([a if isinstance(a, jax.Array) or type(a) is np.ndarray else jnp.asarray(a) for a in results])
 
     @property
     def linear(self) -> Editor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,9 +15,9 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxdeconv._canonicalize import COMPLEX, FLOATS, INTEGERS, choice, error
+from jaxdeconv._canonicalize import COMPLEX, FLOATS, INTEGERS, choice, error, message
 from jaxdeconv._contractions import Options
-from jaxdeconv._lowerings import Implementation, is_mixture
+from jaxdeconv._lowerings import UNIFORM, Implementation, is_mixture
 from jaxdeconv._tuning import NotATuningError, Tuning, read
 
 
@@ -50,7 +51,7 @@ def options(
             precision = tuple(precision)
         try:
             valid = _lax_takes(precision)
-        except TypeError:  # unhashable
+        except (TypeError, ValueError):  # unhashable
             valid = False
         if not valid:
             raise error(
@@ -67,6 +68,7 @@ def options(
 
 
 _MIXTURE = "taps,dilated"
+_OF_ALL: dict[str, str] = {form: name for name, form in UNIFORM.items() if form != "taps"}
 
 
 class _How(NamedTuple):
@@ -86,7 +88,10 @@ traced_anew: Any = jax.make_user_context(None)  # type: ignore[no-untyped-call]
 def how(function: str, implementation: Any, forward_mode: Any, tuning: Any = None) -> _How:
     """All as given, or as `defaults` says where they are None; for tuning, as the environment says where that does not."""
     if implementation is not None and not (isinstance(implementation, str) and is_mixture(implementation)):
+        forms = set(implementation.split(",")) if isinstance(implementation, str) else set()
         advice = f"pass one of these, or a form for each dimension, as in {_MIXTURE!r}"
+        if len(forms) == 1 and (form := forms.pop()) in _OF_ALL:
+            advice = f"pass {_OF_ALL[form]!r}, which has this form for all dimensions"
         choice(function, "implementation", implementation, (None, *get_args(Implementation)), advice)
     if forward_mode is not None:
         choice(function, "forward_mode", forward_mode, (False, True))
@@ -169,7 +174,7 @@ def defaults(
 def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:
     try:
         dtype = jax.dtypes.canonicalize_dtype(preferred)
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):
         dtype = None
     kind = next(kind for kind in (FLOATS, COMPLEX, INTEGERS) if x.dtype in kind)
     if dtype is None or dtype not in kind or (kind is INTEGERS and dtype.itemsize < x.dtype.itemsize):
@@ -181,4 +186,7 @@ def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:
             preferred,
             "pass None for the dtype of the input",
         )
+    if preferred not in (float, int, complex) and dtype != np.dtype(preferred):
+        rule, advice = f"the result is of {dtype}, for 64 bits are not enabled", "enable jax_enable_x64, or pass a dtype of 32 bits"
+        warnings.warn(message(function, rule, "preferred_element_type", np.dtype(preferred).name, advice), UserWarning, stacklevel=2)
     return dtype

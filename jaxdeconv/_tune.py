@@ -145,12 +145,16 @@ def _forms(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> It
     """
     with _options.defaults(tuning=Tuning()), recording() as executed:  # what is estimated without, and no file is needed
         program, _, _ = _jaxprs.traced(function, *arguments, **keywords)
-        found = [each.contracted for each in executed(program) if each.contracted.choices]
+        every = [each.contracted for each in executed(program)]
+    found = [each for each in every if each.choices]
     unnamed = [each for each in found if each.form.options.implementation is None]
     forms = dict.fromkeys(each.form for each in unnamed if _is_static(each.form))
     if not forms:
         rule = "function must compute a transposed convolution of this package"
         advice = "pass one that does; of code that calls lax or another package, pass jaxdeconv.accelerate(function)"
+        if every:
+            rule = "function must compute a transposed convolution that has something to compute, and all are empty"
+            advice = "pass arrays of the sizes to measure"
         if unnamed:
             rule = "function must compute a transposed convolution whose sizes are known, and those of all are symbolic"
             advice = "pass arrays of the sizes to measure"

@@ -374,7 +374,7 @@ def _explicit_pads(function: str, padding: Any, n: int, channels_last: bool) -> 
     """What the forward convolution pads in each spatial dimension, from n + 2 pairs as TensorFlow has them in two dimensions."""
 
     def entries(value: Any) -> Sequence[Any]:
-        if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer):
+        if canonicalize.has_values(value):
             value = np.asarray(value).tolist()
         return value if isinstance(value, list | tuple) else (value,)
 

@@ -695,10 +695,36 @@ def test_as_a_decorator_and_on_methods():
 
     assert (decoder.__name__, decoder.__doc__, decoder.__wrapped__(X).shape) == ("decoder", "What it says.", (2, 10, 6))
     assert accelerate(decoder) is decoder
-    assert accelerate(accelerate(decoder), forward_mode=True) is decoder
+    forwards = accelerate(decoder, forward_mode=True)
+    assert forwards.__wrapped__ is decoder.__wrapped__
+    close(jax.jvp(forwards, (X,), (X,))[1], decoder(X))
+    with pytest.raises(TypeError):
+        jax.jvp(accelerate(forwards, forward_mode=False), (X,), (X,))
     other = functools.wraps(decoder)(lambda x: upsampled(x, W))
     assert accelerate(other) is not other
     close(accelerate(partial(upsampled, w=W, stride=3))(X), upsampled(X, W, 3))
+
+
+def test_constants_of_numpy_are_arrays_of_jax():
+    constant, y = accelerate(lambda x: (np.arange(3.0), upsampled(x, W)))(X)
+    assert isinstance(constant, jax.Array)
+    np.testing.assert_array_equal(constant, np.arange(3.0))
+    close(y, upsampled(X, W))
+
+
+def test_groups_of_a_symbolic_number_are_left():
+    """As JAX makes them under a vmap of both operands along a symbolic axis, and refuses when they are lowered."""
+    x, w = (jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), float) for shape in ("b, 1, 8, 4", "b, 4, 4, 3"))
+    x, w = (jax.ShapeDtypeStruct((x.shape[0], *each.shape[1:]), float) for each in (x, w))
+
+    def strided(x, w):
+        return jnp.sum(lax.conv_general_dilated(x, w, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")) ** 2)
+
+    for function in (upsampled, jax.grad(strided, (0, 1))):
+        mapped = accelerate(jax.vmap(function))
+        assert {row.reason for row in mapped.explain(x, w).rows} == {"its number of groups is symbolic"}
+        with pytest.raises(NotImplementedError, match="non-static"):
+            jax.export.export(jax.jit(mapped))(x, w)
 
 
 def test_wrong_arguments():

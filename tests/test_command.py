@@ -106,6 +106,13 @@ def test_every_tap_is_drawn_where_it_lands(monkeypatch):
         assert fate.count("=") == len(reached & set(range(length)))
 
 
+def test_the_largest_stride_is_drawn(capsys):
+    """In as many steps as are shown, not as there are outputs."""
+    status, out, _ = run(capsys, f"explain tf --input 1,8,2 --filters 3,2,2 --strides {2**31 - 1}")
+    assert status == 0
+    assert "  x[0] |012\n  y    |===\n       |0\n  not shown: inputs 1 to 7 and the last 17179869173 columns" in out
+
+
 def test_a_large_layer_is_cut_and_says_so(capsys):
     _, out, _ = run(capsys, "explain tf --input 1,80,2 --filters 40,3,2 --strides 20")
     assert out.endswith("  not shown: inputs 4 to 79 and the last 1556 columns\n")
@@ -133,6 +140,7 @@ def test_a_large_layer_is_cut_and_says_so(capsys):
         ("explain torch --input 1,3,5 --weight 2,3,4", 1, "conv_transpose1d: axis 1 of input"),
         ("explain torch --input 1,2,5 --weight 2,3", 1, "conv_transpose1d: weight must have rank 3"),
         ("explain torch --input 1,2,5 --weight 2,3,4 --dtype uint8", 1, "conv_transpose1d: the dtype of input must be one of"),
+        ("tune tf --input 0,8,2 --filters 3,2,2 --strides 2", 1, "tune: function must compute a transposed convolution that has something to compute, and all are empty"),
         ("bench torch --input 1,2,5 --weight 2,3,4 --rounds 0", 1, "bench: rounds must be positive, got rounds=0; pass 7"),
         ("bench torch --input 1,2,5 --weight 2,3,4 --rounds x", 2, "argument --rounds: invalid int value: 'x'"),
     ],

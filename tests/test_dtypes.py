@@ -1,6 +1,7 @@
 """Which dtypes go in, come out and are accumulated in, for the op and its gradients."""
 
 import re
+import warnings
 
 import cases
 import jax
@@ -155,3 +156,16 @@ def test_arrays_of_other_kinds():
     x, w, g = CASE.operands()
     y = CASE.expected(x, w, g)[0]
     np.testing.assert_allclose(op(x, Parameter(jnp.asarray(w))), y, rtol=1e-12)
+
+
+def test_64_bits_that_are_not_enabled():
+    """JAX makes them 32; that is said, but of the types of Python, which mean no number of bits."""
+    x, w = np.ones((1, 3, 2), np.float32), np.ones((2, 2, 2), np.float32)
+    with jax.enable_x64(False):
+        with pytest.warns(
+            UserWarning, match=r"conv1d_transpose: the result is of float32, .*, got preferred_element_type='float64'; enable"
+        ):
+            assert jaxdeconv.conv1d_transpose(x, w, None, 2, preferred_element_type=np.float64).dtype == np.float32
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert jaxdeconv.conv1d_transpose(x, w, None, 2, preferred_element_type=float).dtype == np.float32

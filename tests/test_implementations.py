@@ -799,3 +799,19 @@ def test_the_longest_stride_allocates_nothing(ran):
         assert not {"matmul", "polyphase"} & {lowering for _, lowering in ran}
         assert name != "dense" or {lowering for _, lowering in ran} == {"dilated"}
         ran.clear()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "crops"), [(4, 4, (0, 0)), (4, 2, (1, 1)), (3, 1, (1, 1)), (7, 2, (2, 3))])
+def test_elementwise_on_cpu_is_a_slice(kernel, stride, crops, channels_last):
+    """So that XLA does not give YNNPACK the products with what follows; of C, if g gets zeros in any case."""
+    geometry = Geometry((kernel,), (stride,), (1,), (crops,), 6, channels_last)
+    keywords = {"geometry": geometry, "precision": None, "preferred_element_type": np.dtype(np.float64)}
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 9, 6) if channels_last else (2, 6, 9)), rng.standard_normal((kernel, 1, 6))
+    g = rng.standard_normal(geometry.output_shape(x.shape, w.shape))
+    for contraction, first in (("transpose", x), ("input_grad", g)):
+        own, plain = (lowering(contraction, "elementwise", platform) for platform in ("cpu", "gpu"))
+        np.testing.assert_allclose(own(first, w, **keywords), plain(first, w, **keywords), rtol=1e-12, atol=1e-12)
+        last = jax.make_jaxpr(partial(own, **keywords))(first, w).eqns[-1].primitive.name  # a pad of negative widths is one
+        assert (last in ("pad", "slice")) == (contraction == "transpose" or crops != (0, 0))

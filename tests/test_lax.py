@@ -483,3 +483,9 @@ def test_symbolic_batch_and_width(padding, numbers):
     exported = export.deserialize(export.export(jax.jit(gradients))(*arguments).serialize())
     x = np.random.default_rng(1).standard_normal((3, 7, 2) if numbers else (2, 7, 3)).astype(np.float32)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), exported.call(x, w), gradients(x, w))
+
+
+def test_booleans_of_numpy():
+    x, w = np.ones((1, 4, 2)), np.ones((3, 2, 2))
+    ours, theirs = (each(x, w, (2,), "SAME", transpose_kernel=np.True_) for each in (conv_transpose, jax.lax.conv_transpose))
+    np.testing.assert_allclose(ours, theirs)

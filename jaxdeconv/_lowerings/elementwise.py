@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxdeconv._geometry import Geometry
 from jaxdeconv._lowerings._blocks import padded, static, terms, too_many_terms, too_sparse
@@ -119,9 +120,23 @@ def _windows(g: jax.Array, geometry: Geometry) -> Iterator[jax.Array]:
         yield g[tuple(_spatial(geometry, window, slice(None)))]
 
 
-def input_grad(g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, **unused: Any) -> jax.Array:
-    """C: x[b, n, c, i] += g[b, n*s + j*d - crop_lo, c] * w[j, c, i]."""
-    g, w = with_crops(g.astype(preferred_element_type), geometry), w.astype(preferred_element_type)
+def input_grad(
+    g: jax.Array, w: jax.Array, geometry: Geometry, *, preferred_element_type: Any, sliced: bool = False, **unused: Any
+) -> jax.Array:
+    """C: x[b, n, c, i] += g[b, n*s + j*d - crop_lo, c] * w[j, c, i].
+
+    `sliced`, the result is a slice, of one input more, if g gets zeros in any case: a copy of it would take as long as the rest.
+    """
+    g, w = g.astype(preferred_element_type), w.astype(preferred_element_type)
+    if sliced and any(map(any, geometry.crops)):
+        sizes = [g.shape[axis] for axis in geometry.spatial_axes]
+        longest = sizes.index(max(sizes)) if static(g) else 0
+        crops = list(geometry.crops)
+        crops[longest] = (crops[longest][0], crops[longest][1] + geometry.strides[longest])
+        more = input_grad(g, w, replace(geometry, crops=tuple(crops)), preferred_element_type=preferred_element_type)
+        axis = geometry.spatial_axes[longest]
+        return lax.slice_in_dim(more, 0, more.shape[axis] - 1, axis=axis)
+    g = with_crops(g, geometry)
     sizes = _spatial(geometry, (1,) * geometry.ndim, 1)
     sizes[geometry.channel_axis] = w.shape[-1]
     taps = w.reshape(*geometry.kernel, *sizes)  # of as many axes as g, for JAX may be told not to add any

@@ -218,8 +218,8 @@ def lowering(contraction: Contraction, name: Name, axes: int) -> Lowering:
     if name == "elementwise":
         if contraction == "filter_grad":
             return any_layout(contraction, cpu_lowerings.elementwise_filter_grad)
-        # XLA gives YNNPACK a sum over a result, with the products and sums that it is of, which then takes ten times as long. No slice.
-        return partial(general(contraction, name), sliced=True) if contraction == "transpose" else general(contraction, name)
+        # XLA gives YNNPACK a sum over the result with the sums that the result is, which takes up to 50 times as long. No slice.
+        return partial(general(contraction, name), sliced=True)
     function: Lowering = per_group(contraction, by_forms(name, getattr(cpu_lowerings, contraction)), one_by_one=MOST_ON_CPU)
     return function if name == "matmul" else any_layout(contraction, function)
 
