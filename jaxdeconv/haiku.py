@@ -77,11 +77,12 @@ class _Transposed(hk.Module):
 class ConvNDTranspose(_Transposed, hk.ConvNDTranspose):
     """Transposed convolution as a Haiku module, instead of `haiku.ConvNDTranspose`.
 
-    All arguments, parameters and initial values are those of `haiku.ConvNDTranspose`, so that its parameters work here unchanged and
-    give the same numbers faster. output_shape follows TensorFlow's rule, in up to three dimensions. Three keywords more: groups, G,
-    of the channels, by which w is `[*k, output_channels / G, in]`, flipped as Haiku has it; implementation, the lowering to use, one
-    of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether to allow forward mode (`jax.jvp`). A policy that
-    `hk.mixed_precision` has for Haiku's class is that of the class here, and the other way round.
+    All arguments, parameters and initial values are those of `haiku.ConvNDTranspose`, so that its parameters work here unchanged
+    and give the same numbers faster. output_shape follows TensorFlow's rule, in up to three dimensions and of TensorFlow's
+    dtypes. Three keywords more: groups, G, of the channels, by which w is `[*k, output_channels / G, in]`, flipped as Haiku has
+    it; implementation, the lowering to use, one of `jaxdeconv.Implementation`, None to have it chosen; and forward_mode, whether
+    to allow forward mode (`jax.jvp`). A policy that `hk.mixed_precision` has for Haiku's class is that of the class here, and the
+    other way round.
 
     Raises:
         ValueError: on a call, a shape, output_shape or choice that does not fit.

@@ -815,3 +815,20 @@ def test_elementwise_on_cpu_is_a_slice(kernel, stride, crops, channels_last):
         np.testing.assert_allclose(own(first, w, **keywords), plain(first, w, **keywords), rtol=1e-12, atol=1e-12)
         last = jax.make_jaxpr(partial(own, **keywords))(first, w).eqns[-1].primitive.name  # a pad of negative widths is one
         assert (last in ("pad", "slice")) == (contraction == "transpose" or crops != (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("batch", "stride", "outputs", "more"), [(3, 1, 20, 1), (4, 1, 20, 0), (3, 2, 20, 0), (3, 1, 16, 0), (1, 1, 20, 0)]
+)
+def test_an_odd_number_of_items_on_cpu(batch, stride, outputs, more):
+    """F in two dimensions has one item more, of zeros, where YNNPACK has the convolution."""
+    geometry = Geometry((3, 3), (stride,) * 2, (1, 1), ((1, 1),) * 2, 1, channels_last=True)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, 6, 5, 8)).astype(np.float32)
+    g = rng.standard_normal(geometry.output_shape(x.shape, (3, 3, outputs, 8))).astype(np.float32)
+    keywords = {"geometry": geometry, "precision": None, "preferred_element_type": np.dtype(np.float32)}
+    own, plain = (partial(lowering("filter_grad", "dilated", platform), **keywords) for platform in ("cpu", "gpu"))
+    np.testing.assert_allclose(own(x, g), plain(x, g), rtol=1e-4, atol=1e-4)
+    (convolution,) = (each for each in jax.make_jaxpr(own)(x, g).eqns if each.primitive.name == "conv_general_dilated")
+    numbers = convolution.params["dimension_numbers"]
+    assert convolution.invars[0].aval.shape[numbers.lhs_spec[1]] == batch + (more if cpu_convolutions.YNNPACK else 0)
