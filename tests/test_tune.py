@@ -644,7 +644,7 @@ def test_printed():
             ValueError,
             (lambda x, w: op(x, w)[:0], X[:0], W),
             {},
-            "tune: function must compute a transposed convolution of",
+            "tune: function must compute a transposed convolution that has something to compute, and all are empty",
         ),
         (ValueError, (op, X, W), {"contractions": "transpose"}, "tune: contractions must be a collection of names, got"),
         (ValueError, (op, X, W), {"contractions": ["forward"]}, "tune: contractions must be 'transpose' or"),
