@@ -832,3 +832,27 @@ def test_an_odd_number_of_items_on_cpu(batch, stride, outputs, more):
     (convolution,) = (each for each in jax.make_jaxpr(own)(x, g).eqns if each.primitive.name == "conv_general_dilated")
     numbers = convolution.params["dimension_numbers"]
     assert convolution.invars[0].aval.shape[numbers.lhs_spec[1]] == batch + (more if cpu_convolutions.YNNPACK else 0)
+
+
+def test_a_zero_behind_that_adds_no_result():
+    """Of few results too; where it would add one, of 12 and more."""
+    assert dilated._zero_behind([(12, 8), (14, 8)], (2, 2)) == (1, 0)
+    assert dilated._zero_behind([(12, 8), (14, 8)], (1, 1)) is None
+    assert dilated._zero_behind([(19, 8), (14, 8)], (1, 1)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("contraction", "outputs", "by_item"), [("transpose", 16, True), ("filter_grad", 16, True), ("transpose", 17, False)]
+)
+def test_products_of_one_item_at_a_time_on_cpu(contraction, outputs, by_item):
+    """With channels first, up to 64 rows of the filter."""
+    geometry = Geometry((4,), (2,), (1,), ((1, 1),), 1, channels_last=False)
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 40)), rng.standard_normal((4, outputs, 3))
+    second = w if contraction == "transpose" else rng.standard_normal(geometry.output_shape(x.shape, w.shape))
+    keywords = {"geometry": geometry, "precision": None, "preferred_element_type": np.dtype(np.float64)}
+    own, plain = (partial(lowering(contraction, "matmul", platform), **keywords) for platform in ("cpu", "gpu"))
+    np.testing.assert_allclose(own(x, second), plain(x, second), rtol=1e-12, atol=1e-12)
+    (product,) = (each for each in jax.make_jaxpr(own)(x, second).eqns if each.primitive.name == "dot_general")
+    batch_dimensions = product.params["dimension_numbers"][1]
+    assert any(batch_dimensions) == by_item
