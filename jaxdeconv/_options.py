@@ -186,7 +186,7 @@ def _result_dtype(function: str, x: jax.Array, preferred: Any) -> np.dtype[Any]:
             preferred,
             "pass None for the dtype of the input",
         )
-    if preferred not in (float, int, complex) and dtype != np.dtype(preferred):
+    if not any(preferred is each for each in (float, int, complex)) and dtype != np.dtype(preferred):
         rule, advice = f"the result is of {dtype}, for 64 bits are not enabled", "enable jax_enable_x64, or pass a dtype of 32 bits"
         warnings.warn(message(function, rule, "preferred_element_type", np.dtype(preferred).name, advice), UserWarning, stacklevel=2)
     return dtype

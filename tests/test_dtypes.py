@@ -162,10 +162,10 @@ def test_64_bits_that_are_not_enabled():
     """JAX makes them 32; that is said, but of the types of Python, which mean no number of bits."""
     x, w = np.ones((1, 3, 2), np.float32), np.ones((2, 2, 2), np.float32)
     with jax.enable_x64(False):
-        with pytest.warns(
-            UserWarning, match=r"conv1d_transpose: the result is of float32, .*, got preferred_element_type='float64'; enable"
-        ):
-            assert jaxdeconv.conv1d_transpose(x, w, None, 2, preferred_element_type=np.float64).dtype == np.float32
+        rule = r"conv1d_transpose: the result is of float32, .*, got preferred_element_type='float64'; enable"
+        for wide in (np.float64, np.dtype("float64"), "float64"):  # the second is equal to float
+            with pytest.warns(UserWarning, match=rule):
+                assert jaxdeconv.conv1d_transpose(x, w, None, 2, preferred_element_type=wide).dtype == np.float32
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert jaxdeconv.conv1d_transpose(x, w, None, 2, preferred_element_type=float).dtype == np.float32

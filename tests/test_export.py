@@ -260,3 +260,24 @@ def test_output_channels_are_numbers(run, x, w, rule):
     shapes = (export.symbolic_shape(shape, scope=scope) for shape in (x, w))
     with pytest.raises(ValueError, match=rule):
         export.export(jax.jit(run))(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize("name", [None, "dilated", "matmul", "polyphase"])
+def test_gradients_of_any_number_of_input_channels(name, ndim, channels_last):
+    """Where all other sizes are known, in float32, of which CPU has the most forms."""
+    (channels,) = export.symbolic_shape("c")
+    op, layouts = ((jaxdeconv.conv1d_transpose, ("NCW", "NWC")), (jaxdeconv.conv2d_transpose, ("NCHW", "NHWC")))[ndim - 1]
+
+    def run(x, w):
+        return jnp.sum(jnp.sin(op(x, w, None, 1, "SAME", layouts[channels_last], implementation=name)))
+
+    def shapes(c):
+        spatial = ((40,), (6, 7))[ndim - 1]
+        return ((3, *spatial, c) if channels_last else (3, c, *spatial)), (*(3,) * ndim, 3, c)
+
+    gradients = jax.grad(run, (0, 1))
+    exported = export.export(jax.jit(gradients))(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes(channels)))
+    x, w = (np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in shapes(4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), exported.call(x, w), gradients(x, w))

@@ -13,7 +13,7 @@ from jaxdeconv._lowerings._work import Contraction, Name, Rates, Sizes, Work, to
 from jaxdeconv._lowerings.elementwise import blocks_summed
 from jaxdeconv._lowerings.mixed import Apart, apart, inner_sizes, phases
 from jaxdeconv._platforms import cpu_lowerings, cpu_patches, cpu_stored
-from jaxdeconv._platforms.cpu_convolutions import YNNPACK, is_doubled, merged, ordered
+from jaxdeconv._platforms.cpu_convolutions import OF_YNNPACK, YNNPACK, is_doubled, merged, ordered
 
 RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --random N --seed S --lowerings`
     product=490e9,
@@ -32,7 +32,6 @@ RATES = Rates(  # in a second, fitted to random layers: `python -m benchmarks --
 )
 
 VECTOR = 16  # float32 lanes: a product or convolution to fewer columns computes as many
-OF_YNNPACK = 16  # features or results of a position, from more of which XLA has a convolution in two dimensions start no program
 SLOWER = (1, 1.9, 10)  # times as long, that operations of convolutions take in 1, 2 and more dimensions
 VOLUME = 6  # times as long, that a jump takes in three
 MOST_FUSED = 8  # terms of overlap_add, into which XLA fuses a product with one input channel

@@ -23,8 +23,8 @@ from jaxdeconv._lowerings._work import Contraction
 
 YNNPACK = jax.__version_info__ >= (0, 9, 1)  # the library to which XLA gives convolutions of two dimensions in float32
 LARGE = 2**25  # operations of a filter gradient, from which XLA's own convolution is faster,
-OF_BATCH = 3  # of as many items; and an odd number from so many takes the library up to 13 times as long as one item more,
-COLUMNS = 16  # where it has the convolution: of more items or results of a position
+OF_BATCH = 3  # of as many items; and an odd number from so many takes the library up to 13 times as long as one item more
+OF_YNNPACK = 16  # features or results of a position, from more of which the library has a convolution
 
 
 def is_doubled(geometry: Geometry, batch: int, operations: int) -> bool:
@@ -32,18 +32,18 @@ def is_doubled(geometry: Geometry, batch: int, operations: int) -> bool:
     return YNNPACK and geometry.ndim == 2 and batch >= OF_BATCH and operations >= LARGE
 
 
-def is_odd(geometry: Geometry, batch: int, columns: int) -> bool:
+def is_odd(geometry: Geometry, batch: int, inputs: int, outputs: int) -> bool:
     """Whether F in float32, of stride 1, is of one item more, which is zero."""
     plain = geometry.ndim == 2 and set(geometry.strides) == {1}
-    return YNNPACK and plain and batch >= OF_BATCH and batch % 2 == 1 and max(batch, columns) > COLUMNS
+    return YNNPACK and plain and batch >= OF_BATCH and batch % 2 == 1 and max(batch, inputs, outputs) > OF_YNNPACK
 
 
 def _filter_grad(x: jax.Array, g: jax.Array, geometry: Geometry, **keywords: Any) -> jax.Array:
     """F, doubled or not, and by the library of an even number of items."""
     known = static(x) and static(g) and x.dtype == np.float32
-    batch, columns = x.shape[0], max(x.shape[geometry.channel_axis], g.shape[geometry.channel_axis])
-    doubled = known and is_doubled(geometry, x.shape[0], 2 * x.size * math.prod(geometry.kernel) * g.shape[geometry.channel_axis])
-    if known and not doubled and is_odd(geometry, batch, columns):
+    batch, inputs, outputs = x.shape[0], x.shape[geometry.channel_axis], g.shape[geometry.channel_axis]
+    doubled = known and is_doubled(geometry, batch, 2 * x.size * math.prod(geometry.kernel) * outputs)
+    if known and not doubled and is_odd(geometry, batch, inputs, outputs):
         x, g = (padded(a, [(0, 1, 0), *[(0, 0, 0)] * (a.ndim - 1)]) for a in (x, g))
     return dilated.filter_grad_of_fewer(x, g, geometry, in_order=True, doubled=doubled, **keywords)
 

@@ -25,9 +25,9 @@ NARROWER = 2  # times as many channels as rows, above which x is on the left of 
 LEFT = 128  # inputs, up to which the filter's gradient with channels last has x on the left, although its result is transposed
 
 
-def _by_item(rows: int, inputs: int, batch: Any, samples: Any, wider: bool) -> bool:
+def _by_item(rows: int, inputs: Any, batch: Any, samples: Any, wider: bool) -> bool:
     """Whether products with channels first are of one item at a time: then nothing but the taps is transposed."""
-    known = isinstance(batch, int) and isinstance(samples, int)
+    known = all(isinstance(each, int) for each in (inputs, batch, samples))
     return known and batch > 1 and samples >= SAMPLES and (rows <= WIDER if wider else rows <= NARROW and rows < 2 * inputs)
 
 
